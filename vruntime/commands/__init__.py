@@ -1,0 +1,1 @@
+"""One module a verb; each exposes its click command as ``command``."""
