@@ -1,0 +1,251 @@
+"""What a schema cannot say of an OCI document: each check yields its faults as `path: message`."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+from vruntime.oci.document import (
+    array,
+    json_path,
+    mapping,
+    member,
+    quoted,
+    string,
+    strings,
+)
+
+ARGUMENT_LIMIT: Final = 128 * 1024 - 1
+"""Most bytes of one argument or environment entry (execve(2): MAX_ARG_STRLEN with its NUL)."""
+
+ARGUMENTS_LIMIT: Final = 2 * 1024 * 1024
+"""Most bytes of all of them together (execve(2): a quarter of the usual stack limit)."""
+
+PATH_LIMIT: Final = 4095
+"""Most bytes of a path (PATH_MAX without its NUL)."""
+
+HOSTNAME_LIMIT: Final = 64
+"""Most bytes of a host name or domain name (sethostname(2))."""
+
+_IPC_SYSCTLS: Final = frozenset(
+    f"kernel.{name}"
+    for name in (
+        "msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced",
+    )
+)  # fmt: skip
+
+_EXCHANGED: Final = str.maketrans("./", "/.")
+
+
+def config_faults(config: object, bundle: Path) -> Iterator[str]:
+    """What is wrong with a config.json, beyond its shape, in this bundle on this host."""
+    yield from _rootfs_faults(config, bundle)
+    yield from process_faults(member(config, "process"))
+    yield from _mount_faults(array(config, "mounts"), bundle)
+    yield from _namespace_faults(config)
+    yield from _sysctl_faults(config)
+    yield from _path_faults(config)
+    yield from _text_faults(config)
+
+
+def process_faults(process: object) -> Iterator[str]:
+    """What is wrong with a process object, beyond its shape."""
+    cwd = string(process, "cwd")
+    if cwd and not cwd.startswith("/"):
+        yield f"process.cwd: {quoted(cwd)} is not an absolute path"
+    yield from _too_long("process.cwd", cwd, PATH_LIMIT)
+    yield from _nul_faults(process, "process")
+    yield from _environment_faults(process)
+    yield from _argument_size_faults(process)
+    yield from _rlimit_faults(array(process, "rlimits"))
+
+
+def resolve_rootfs(path: str, bundle: Path) -> str:
+    """The absolute path that `root.path` means; a relative one starts at the bundle."""
+    return os.path.normpath(os.path.join(bundle, path))
+
+
+def resolve_source(source: str, bundle: Path) -> str:
+    """The absolute path that the source of a bind mount means."""
+    return source if source.startswith("/") else os.path.normpath(os.path.join(bundle, source))
+
+
+def is_bind(mount: object) -> bool:
+    """Whether a mount is a bind mount: its options decide; the type is enough without them."""
+    options = {option for _, option in strings(mount, "options")}
+    return bool({"bind", "rbind"} & options) or string(mount, "type") == "bind"
+
+
+def _rootfs_faults(config: object, bundle: Path) -> Iterator[str]:
+    path = string(config, "root", "path")
+    if not path or "\0" in path:
+        return
+    rootfs = resolve_rootfs(path, bundle)
+    if not path.startswith("/") and not rootfs.startswith(f"{bundle}/"):
+        yield f"root.path: {quoted(path)} leaves the bundle (use an absolute path for that)"
+        return
+    try:
+        mode = os.stat(rootfs).st_mode
+        real = os.path.realpath(rootfs, strict=True)
+    except OSError as error:
+        yield f"root.path: invalid rootfs: stat {quoted(rootfs)}: {error.strerror}"
+        return
+    if real != rootfs:
+        yield f"root.path: invalid rootfs: {quoted(rootfs)} is, or is reached through, a symlink"
+    elif not stat.S_ISDIR(mode):
+        yield f"root.path: invalid rootfs: {quoted(rootfs)} is not a directory"
+    elif rootfs == "/":
+        yield "root.path: invalid rootfs: the host's root directory"
+
+
+def _environment_faults(process: object) -> Iterator[str]:
+    for index, entry in strings(process, "env"):
+        name, equals, _ = entry.partition("=")
+        if not equals or not name:
+            path = json_path("process", "env", index)
+            yield f"{path}: {quoted(entry)} does not have the form NAME=VALUE"
+
+
+def _argument_size_faults(process: object) -> Iterator[str]:
+    total = 0
+    for key in ("args", "env"):
+        for index, text in strings(process, key):
+            size = _size(text)
+            total += size + 1
+            if size > ARGUMENT_LIMIT:
+                path = json_path("process", key, index)
+                yield f"{path}: has {size} bytes; execve(2) takes {ARGUMENT_LIMIT} at most"
+    if total > ARGUMENTS_LIMIT:
+        limit = f"execve(2) takes {ARGUMENTS_LIMIT} at most"
+        yield f"process.args: args and env have {total} bytes together; {limit}"
+
+
+def _rlimit_faults(rlimits: list[Any]) -> Iterator[str]:
+    seen: set[str] = set()
+    for index, rlimit in enumerate(rlimits):
+        kind, soft, hard = string(rlimit, "type"), member(rlimit, "soft"), member(rlimit, "hard")
+        if kind in seen:
+            yield f"{json_path('process', 'rlimits', index)}: {quoted(kind)} occurs twice"
+        if kind:
+            seen.add(kind)
+        if isinstance(soft, int) and isinstance(hard, int) and soft > hard:
+            path = json_path("process", "rlimits", index, "soft")
+            yield f"{path}: {soft} is more than the hard limit {hard}"
+
+
+def _mount_faults(mounts: list[Any], bundle: Path) -> Iterator[str]:
+    for index, mount in enumerate(mounts):
+        destination = string(mount, "destination")
+        if destination and not destination.startswith("/"):
+            path = json_path("mounts", index, "destination")
+            yield f"{path}: {quoted(destination)} is not an absolute path"
+        yield from _too_long(json_path("mounts", index, "destination"), destination, PATH_LIMIT)
+        if is_bind(mount):
+            yield from _bind_source_faults(mount, index, bundle)
+
+
+def _bind_source_faults(mount: object, index: int, bundle: Path) -> Iterator[str]:
+    path = json_path("mounts", index, "source")
+    source = string(mount, "source")
+    if not source:
+        yield f"{path}: is required for a bind mount"
+        return
+    if "\0" in source:
+        return
+    try:
+        mode = os.stat(resolve_source(source, bundle)).st_mode
+    except OSError as error:
+        yield f"{path}: stat {quoted(source)}: {error.strerror}"
+        return
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        yield f"{path}: {quoted(source)} is a device of the host, which a guest cannot use"
+
+
+def _namespace_faults(config: object) -> Iterator[str]:
+    seen: set[str] = set()
+    for index, namespace in enumerate(array(config, "linux", "namespaces")):
+        kind = string(namespace, "type")
+        if kind and kind in seen:
+            yield f"{json_path('linux', 'namespaces', index)}: {quoted(kind)} is listed twice"
+        seen.add(kind)
+    if "uts" not in seen:
+        for key in ("hostname", "domainname"):
+            if string(config, key):
+                yield f"{key}: cannot be set without a uts namespace"
+
+
+def _sysctl_faults(config: object) -> Iterator[str]:
+    """Only what is the container's own can be set; the rest of the kernel is the sandbox's."""
+    namespaces = {string(entry, "type") for entry in array(config, "linux", "namespaces")}
+    for key in mapping(config, "linux", "sysctl"):
+        name = _dotted(key)
+        path = json_path("linux", "sysctl", key)
+        if not _names_a_file(name):
+            yield f"{path}: is not the name of a kernel parameter"
+        elif name in _IPC_SYSCTLS or name.startswith("fs.mqueue."):
+            if "ipc" not in namespaces:
+                yield f"{path}: needs an ipc namespace"
+        elif name.startswith("net."):
+            if "network" not in namespaces:
+                yield f"{path}: needs a network namespace"
+        elif name == "kernel.hostname" and "uts" in namespaces:
+            yield f"{path}: conflicts with the property hostname"
+        elif name != "kernel.domainname" or "uts" not in namespaces:
+            yield f"{path}: is not in a separate kernel namespace"
+
+
+def _dotted(key: str) -> str:
+    """The dotted form of a sysctl key, whose other form has `/` and `.` exchanged (sysctl.d(5))."""
+    first = next((character for character in key if character in "./"), ".")
+    return key.translate(_EXCHANGED) if first == "/" else key
+
+
+def _names_a_file(dotted: str) -> bool:
+    """Whether a sysctl name stays below /proc/sys: `net.//.kernel` would be net/../kernel."""
+    parts = dotted.translate(_EXCHANGED).split("/")
+    return not {"", ".", ".."} & set(parts) and "\0" not in dotted
+
+
+def _path_faults(config: object) -> Iterator[str]:
+    for key in ("maskedPaths", "readonlyPaths"):
+        for index, path in strings(config, "linux", key):
+            if not path.startswith("/"):
+                where = json_path("linux", key, index)
+                yield f"{where}: {quoted(path)} is not an absolute path"
+    for index, device in enumerate(array(config, "linux", "devices")):
+        path = string(device, "path")
+        if path and not path.startswith("/"):
+            where = json_path("linux", "devices", index, "path")
+            yield f"{where}: {quoted(path)} is not an absolute path"
+
+
+def _text_faults(config: object) -> Iterator[str]:
+    for key in ("hostname", "domainname"):
+        yield from _too_long(key, string(config, key), HOSTNAME_LIMIT)
+    for key in ("root", "mounts", "hostname", "domainname", "linux"):
+        yield from _nul_faults(member(config, key), key)
+
+
+def _nul_faults(value: object, *keys: str | int) -> Iterator[str]:
+    """A NUL would end the string early wherever the kernel reads it."""
+    if isinstance(value, str):
+        if "\0" in value:
+            yield f"{json_path(*keys)}: contains a NUL character"
+    elif isinstance(value, dict | list):
+        entries: Iterable[tuple[str | int, object]] = (
+            value.items() if isinstance(value, dict) else enumerate(value)
+        )
+        yield from chain.from_iterable(_nul_faults(entry, *keys, key) for key, entry in entries)
+
+
+def _too_long(path: str, text: str, limit: int) -> Iterator[str]:
+    if _size(text) > limit:
+        yield f"{path}: has {_size(text)} bytes; at most {limit} are possible"
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())

@@ -1,0 +1,219 @@
+"""A bundle's config.json: read, checked, and turned into what the host and the guest need."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+from vruntime.errors import ConfigError
+from vruntime.oci import checks, schema, strict_json, support
+from vruntime.oci.document import Json, mapping, member, string
+from vruntime.oci.faults import refuse
+from vruntime.oci.process import Process
+
+DEFAULT_CPU_PERIOD: Final = 100_000
+"""Microseconds; the kernel's default for cpu.max."""
+
+_GUEST_LINUX_KEYS: Final[tuple[str, ...]] = (
+    "devices", "resources", "rootfsPropagation", "maskedPaths", "readonlyPaths", "sysctl",
+)  # fmt: skip
+"""What the guest reads of `linux` as it stands."""
+
+_GUEST_SECCOMP_KEYS: Final[tuple[str, ...]] = (
+    "defaultAction", "defaultErrnoRet", "architectures", "flags", "syscalls",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mount:
+    """An entry of `mounts`."""
+
+    index: int
+    """Its place in `mounts`."""
+
+    destination: str
+    """Absolute path in the container."""
+
+    type: str
+    """The file system; `bind` for a bind mount, whatever was written."""
+
+    source: str
+    """An absolute path of the host for a bind mount, else what the file system takes."""
+
+    options: tuple[str, ...]
+
+    @property
+    def is_bind(self) -> bool:
+        """Whether the source is a file or directory of the host."""
+        return self.type == "bind"
+
+    @property
+    def is_recursive(self) -> bool:
+        """Whether mounts below the source come along."""
+        return "rbind" in self.options
+
+    @property
+    def is_readonly(self) -> bool:
+        """Whether nothing can be written through the mount."""
+        last = [option for option in self.options if option in ("ro", "rw", "rro", "rrw")][-1:]
+        return last in (["ro"], ["rro"])
+
+
+@dataclass(frozen=True)
+class OciConfig:
+    """A config.json (runtime-spec 1.2, config.md) that has passed every check."""
+
+    bundle: Path
+    """The directory of config.json, absolute and without symlinks."""
+
+    document: Json
+    """What was read, without members that are null."""
+
+    @property
+    def oci_version(self) -> str:
+        """The version of the specification that config.json names."""
+        return str(self.document["ociVersion"])
+
+    @property
+    def rootfs(self) -> Path:
+        """The root filesystem: an absolute path without symlinks."""
+        return Path(checks.resolve_rootfs(self.document["root"]["path"], self.bundle))
+
+    @property
+    def readonly(self) -> bool:
+        """Whether the container may not write to its root filesystem."""
+        return bool(self.document["root"].get("readonly", False))
+
+    @property
+    def process(self) -> Process:
+        """The container's first process."""
+        return Process(self.document["process"])
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the first process gets a terminal."""
+        return self.process.terminal
+
+    @cached_property
+    def mounts(self) -> tuple[Mount, ...]:
+        """All mounts, in their order."""
+        mounts = self.document.get("mounts", [])
+        return tuple(self._mount(index, mount) for index, mount in enumerate(mounts))
+
+    @property
+    def hostname(self) -> str:
+        """The container's host name, or empty."""
+        return string(self.document, "hostname")
+
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        """Free-form labels; they configure nothing."""
+        return mapping(self.document, "annotations")
+
+    @property
+    def cgroups_path(self) -> str:
+        """Where the container's processes on the host are accounted, or empty."""
+        return string(self.document, "linux", "cgroupsPath")
+
+    @property
+    def cpu_quota(self) -> int | None:
+        """Microseconds of CPU time per `cpu_period`, or None without a limit."""
+        quota = member(self.document, "linux", "resources", "cpu", "quota")
+        return quota if quota and quota > 0 else None
+
+    @property
+    def cpu_period(self) -> int:
+        """Microseconds."""
+        return member(self.document, "linux", "resources", "cpu", "period") or DEFAULT_CPU_PERIOD
+
+    @property
+    def memory_limit(self) -> int | None:
+        """Bytes, or None without a limit."""
+        limit = member(self.document, "linux", "resources", "memory", "limit")
+        return limit if limit and limit > 0 else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of config.json is ignored, as `path: reason`."""
+        return tuple(support.config_ignored(self.document))
+
+    def for_guest(self, rootfs: str, bind_sources: Mapping[int, str]) -> bytes:
+        """The config.json for the agent.
+
+        `rootfs` is the guest's path of the root filesystem; `bind_sources` has the guest's path
+        for the index of each bind mount. What concerns the host alone is left out.
+        """
+        guest = {
+            "ociVersion": self.oci_version,
+            "root": {"path": rootfs, "readonly": self.readonly},
+            "process": self.process.for_guest(),
+            "mounts": [_guest_mount(mount, bind_sources) for mount in self.mounts],
+            "linux": _guest_linux(self.document["linux"]),
+        }
+        guest |= {
+            key: self.document[key] for key in ("hostname", "domainname") if key in self.document
+        }
+        return json.dumps(guest, ensure_ascii=False, separators=(",", ":")).encode()
+
+    def _mount(self, index: int, mount: Json) -> Mount:
+        bind, source = checks.is_bind(mount), string(mount, "source")
+        return Mount(
+            index=index,
+            destination=mount["destination"],
+            type="bind" if bind else mount["type"],
+            source=checks.resolve_source(source, self.bundle) if bind else source,
+            options=tuple(mount.get("options", ())),
+        )
+
+
+def load_config(path: Path) -> OciConfig:
+    """Read and check a config.json, in its bundle and on this host.
+
+    Raises ConfigError that names every fault with its JSON path.
+    """
+    try:
+        document = strict_json.load(path)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"JSON specification file {path.name} not found",
+            hint=f"looked in {path.parent.absolute()}; --bundle names another directory",
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    bundle = Path(os.path.realpath(path.parent))
+    refuse(
+        path.name,
+        chain(
+            schema.config_faults(document),
+            checks.config_faults(document, bundle),
+            support.config_refusals(document),
+        ),
+    )
+    return OciConfig(bundle, document)
+
+
+def _guest_mount(mount: Mount, bind_sources: Mapping[int, str]) -> Json:
+    guest: dict[str, Any] = {"destination": mount.destination, "type": mount.type}
+    options = list(mount.options)
+    if mount.is_bind:
+        guest["source"] = bind_sources[mount.index]
+        if not {"bind", "rbind"} & set(options):
+            options.insert(0, "bind")
+    elif mount.source:
+        guest["source"] = mount.source
+    return guest | {"options": options}
+
+
+def _guest_linux(linux: Json) -> Json:
+    guest: Json = {key: linux[key] for key in _GUEST_LINUX_KEYS if key in linux}
+    guest["namespaces"] = [{"type": namespace["type"]} for namespace in linux["namespaces"]]
+    if "seccomp" in linux:
+        seccomp = linux["seccomp"]
+        guest["seccomp"] = {key: seccomp[key] for key in _GUEST_SECCOMP_KEYS if key in seccomp}
+    return guest
