@@ -45,7 +45,8 @@ def _faults(document: object, schema: dict[str, Any]) -> Iterator[str]:
     from jsonschema.validators import extend
 
     types = Draft7Validator.TYPE_CHECKER.redefine("integer", _is_integer)
-    validator = extend(Draft7Validator, type_checker=types)(schema)
+    strict = extend(Draft7Validator, type_checker=types)  # type: ignore[no-untyped-call]
+    validator = strict(schema)
     for error in validator.iter_errors(document):
         yield from _explained(error)
 

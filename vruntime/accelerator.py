@@ -1,0 +1,87 @@
+"""What executes a guest's instructions, and whether it may be used."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from vruntime.errors import AcceleratorError
+from vruntime.settings import AcceleratorChoice, Settings
+
+KVM_DEVICE: Final = Path("/dev/kvm")
+CPU_INFORMATION: Final = Path("/proc/cpuinfo")
+
+_EXTENSIONS: Final = frozenset(("vmx", "svm"))
+
+
+class Accelerator(StrEnum):
+    """An accelerator of QEMU, by the name that QEMU has for it."""
+
+    KVM = "kvm"
+    TCG = "tcg"
+
+    @property
+    def secure(self) -> bool:
+        """Whether QEMU treats a guest's escape as a vulnerability: not under emulation."""
+        return self is Accelerator.KVM
+
+
+def choose(settings: Settings) -> Accelerator:
+    """The accelerator that the host has and the settings allow; raises AcceleratorError.
+
+    `auto` means KVM, or emulation where KVM is missing and emulation is allowed.
+    """
+    choice = settings.vm.accelerator
+    obstacle = kvm_obstacle() if choice is not AcceleratorChoice.TCG else None
+    if choice is AcceleratorChoice.KVM or (choice is AcceleratorChoice.AUTO and not obstacle):
+        if obstacle:
+            raise AcceleratorError(f"KVM cannot be used: {obstacle}")
+        return Accelerator.KVM
+    if not settings.vm.allow_emulation:
+        reason = f"KVM cannot be used: {obstacle}" if obstacle else "the settings ask for tcg"
+        raise AcceleratorError(
+            f"emulation is not allowed, and {reason}",
+            hint="emulation is slow and no security boundary; allow it with allow_emulation = true "
+            "below [vm] in the settings, or with --allow-emulation",
+        )
+    return Accelerator.TCG
+
+
+def kvm_obstacle() -> str | None:
+    """Why KVM cannot be used here, or None.
+
+    That /dev/kvm opens proves nothing: without the CPU's extensions the kernel emulates the
+    guest's privileged code, too slowly and not completely.
+    """
+    if not _EXTENSIONS & cpu_flags():
+        return "the CPU has neither VT-x (vmx) nor AMD-V (svm)"
+    try:
+        os.close(os.open(KVM_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        remedies = {
+            errno.ENOENT: "load the module kvm_intel or kvm_amd",
+            errno.EACCES: "this user needs access to it",
+            errno.EPERM: "the device cgroup of this process forbids it",
+        }
+        remedy = remedies.get(error.errno)
+        return f"{KVM_DEVICE}: {error.strerror}" + (f": {remedy}" if remedy else "")
+    return None
+
+
+def cpu_flags() -> frozenset[str]:
+    """The features of the first CPU; all CPUs of a machine that runs guests have the same."""
+    return frozenset(next(_flag_lines(), "").split())
+
+
+def _flag_lines() -> Iterator[str]:
+    # The kernel writes /proc/cpuinfo CPU by CPU while it is read: the first flags suffice.
+    with open(CPU_INFORMATION, encoding="ascii", errors="replace") as lines:
+        for line in islice(lines, 64):
+            name, _, value = line.partition(":")
+            if name.strip() == "flags":
+                yield value
