@@ -71,11 +71,11 @@ class ContainerExists(ContainerError):
 
 
 class ExecutableError(VruntimeError):
-    """The program of a process cannot be executed; `exit_code` is what a shell would give."""
+    """The program of a process cannot be executed; `code` is what a shell would give."""
 
-    def __init__(self, message: str, *, exit_code: int = 1, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, code: int = 1, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
-        self.exit_code = exit_code
+        self.code = code
 
 
 class SandboxError(VruntimeError):
@@ -110,7 +110,7 @@ def to_wire(error: VruntimeError) -> dict[str, Any]:
     if error.hint is not None:
         wire["hint"] = error.hint
     if isinstance(error, ExecutableError):
-        wire["exit_code"] = error.exit_code
+        wire["code"] = error.code
     return wire
 
 
@@ -119,5 +119,5 @@ def from_wire(wire: Mapping[str, Any]) -> VruntimeError:
     kind = _BY_NAME.get(str(wire.get("kind")), VruntimeError)
     message, hint = str(wire.get("message", "unknown error")), wire.get("hint")
     if kind is ExecutableError:
-        return ExecutableError(message, exit_code=int(wire.get("exit_code", 1)), hint=hint)
+        return ExecutableError(message, code=int(wire.get("code", 1)), hint=hint)
     return kind(message, hint=hint)

@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vruntime.log import Log
+
 if TYPE_CHECKING:
     from vruntime.settings import Settings
 
@@ -25,6 +27,11 @@ class Globals:
     rootless: str = "auto"
     config: Path | None = None
     allow_emulation: bool | None = None
+
+    @cached_property
+    def logger(self) -> Log:
+        """Where messages go, as --log, --log-format and --debug say."""
+        return Log(self.log, self.log_format, debug=self.debug)
 
     @cached_property
     def settings(self) -> Settings:

@@ -1,0 +1,221 @@
+"""Calls to the guest's agent: each with a deadline, each answer bounded and escaped, since the guest is hostile."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grpc
+
+from vruntime.agent.proto import agent_pb2 as pb
+from vruntime.agent.proto import agent_pb2_grpc as rpc
+from vruntime.errors import AgentError, ExecutableError
+from vruntime.vm.console import escape
+
+MAX_MESSAGE = 4 << 20
+MAX_TEXT = 4096
+MAX_PROCESSES = 32768
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.max_metadata_size", 16384),
+    ("grpc.absolute_max_metadata_size", 16384),
+    ("grpc.enable_retries", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+    # The dial succeeds at once, and is answered when the guest is up: a time-out of the transport means nothing here.
+    ("grpc.min_reconnect_backoff_ms", 3_600_000),
+    # The bytes in flight for one stream. Fixed: the estimate of the bandwidth sends a ping for each window.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 1 << 20),
+    ("grpc.http2.max_frame_size", 1 << 20),
+)
+
+_EXIT_CODES = {pb.ExecutableError.NOT_FOUND: 127, pb.ExecutableError.NOT_EXECUTABLE: 126}
+
+
+class _Chunk(Protocol):
+    data: bytes
+    process_ended: bool
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """What a guest says of itself when it is up; times in microseconds since the kernel's start."""
+
+    agent_version: str
+    kernel_release: str
+    init_usec: int
+    ready_usec: int
+
+
+@dataclass(frozen=True)
+class Process:
+    """Which process of which container."""
+
+    container_id: str
+    process_id: str
+
+
+class Agent:
+    """The agent at the other end of the unix socket at `path`; `timeout` bounds each call, in seconds."""
+
+    def __init__(self, path: str, *, timeout: float) -> None:
+        self._timeout = timeout
+        self._channel = grpc.aio.insecure_channel(f"unix:{path}", options=_OPTIONS)
+        self._sandbox = rpc.SandboxStub(self._channel)
+        self._containers = rpc.ContainersStub(self._channel)
+        self._processes = rpc.ProcessesStub(self._channel)
+        self._streams = rpc.StreamsStub(self._channel)
+
+    async def close(self) -> None:
+        """Ends the connection, with every call on it."""
+        await self._channel.close(grace=None)
+
+    async def configure(self, share_tag: str, *, timeout: float) -> Greeting:
+        """Waits for the guest to come up, at most `timeout` seconds, and sets its clock, entropy and share."""
+        request = pb.ConfigureRequest(
+            wall_clock_ns=time.time_ns(), entropy=os.urandom(256), share_tag=share_tag
+        )
+        call = self._sandbox.Configure(request, timeout=timeout, wait_for_ready=True)
+        reply = await _answer("greet the agent", call)
+        return Greeting(
+            _text(reply.agent_version, 64),
+            _text(reply.kernel_release, 64),
+            reply.init_usec,
+            reply.ready_usec,
+        )
+
+    async def shutdown(self, *, timeout: float) -> None:
+        """Asks the guest to sync and end."""
+        await _answer("shut down", self._sandbox.Shutdown(pb.ShutdownRequest(), timeout=timeout))
+
+    async def create(self, container_id: str, oci_config: bytes, stdio: pb.Stdio) -> None:
+        """Makes a container that waits for its start; ExecutableError when its program cannot be executed."""
+        request = pb.CreateRequest(container_id=container_id, oci_config=oci_config, stdio=stdio)
+        _check(await self._call("create container", self._containers.Create, request))
+
+    async def start(self, container_id: str) -> None:
+        """Starts a created container's program."""
+        request = pb.StartRequest(container_id=container_id)
+        _check(await self._call("start container", self._containers.Start, request))
+
+    async def delete(self, container_id: str) -> None:
+        """Kills and forgets a container in the guest."""
+        request = pb.DeleteRequest(container_id=container_id)
+        await self._call("delete container", self._containers.Delete, request)
+
+    async def processes(self, container_id: str) -> list[dict[str, Any]]:
+        """The processes of a container, with what `ps -ef` shows of each."""
+        request = pb.ListProcessesRequest(container_id=container_id)
+        reply = await self._call("list processes", self._containers.ListProcesses, request)
+        return [_process_info(info) for info in reply.processes[:MAX_PROCESSES]]
+
+    async def exec(self, process: Process, oci_process: bytes, stdio: pb.Stdio) -> None:
+        """Adds a process to a container; ExecutableError when its program cannot be executed."""
+        request = pb.ExecRequest(
+            container_id=process.container_id,
+            process_id=process.process_id,
+            oci_process=oci_process,
+            stdio=stdio,
+        )
+        _check(await self._call("exec", self._processes.Exec, request))
+
+    async def signal(self, process: Process, number: int, *, everyone: bool = False) -> None:
+        """Signals a process, or every process of its container."""
+        request = pb.SignalRequest(
+            container_id=process.container_id,
+            process_id=process.process_id,
+            signal=number,
+            all=everyone,
+        )
+        await self._call("signal", self._processes.Signal, request)
+
+    async def wait(self, process: Process) -> int:
+        """Waits, without a deadline of its own, for a process's end; its exit code, 0 to 255."""
+        request = pb.WaitRequest(
+            container_id=process.container_id, process_id=process.process_id
+        )
+        reply = await _answer("wait", self._processes.Wait(request))
+        return int(reply.exit_code) if reply.exit_code <= 255 else 255
+
+    async def forget(self, process: Process) -> None:
+        """Frees an ended process's id."""
+        request = pb.ForgetRequest(
+            container_id=process.container_id, process_id=process.process_id
+        )
+        await self._call("forget", self._processes.Forget, request)
+
+    async def resize(self, process: Process, rows: int, columns: int) -> None:
+        """Sets the window size of a process's terminal."""
+        request = pb.ResizeTerminalRequest(
+            container_id=process.container_id,
+            process_id=process.process_id,
+            rows=rows,
+            columns=columns,
+        )
+        await self._call("resize terminal", self._processes.ResizeTerminal, request)
+
+    async def output(self, process: Process, *, stderr: bool) -> AsyncIterator[_Chunk]:
+        """What a process writes to one of its streams, until all its holders have closed it."""
+        stream = pb.ReadOutputRequest.STDERR if stderr else pb.ReadOutputRequest.STDOUT
+        request = pb.ReadOutputRequest(
+            container_id=process.container_id, process_id=process.process_id, stream=stream
+        )
+        call = self._streams.ReadOutput(request)
+        try:
+            async for chunk in call:
+                yield chunk
+        finally:
+            call.cancel()
+
+    async def input(self, process: Process, chunks: AsyncIterator[bytes]) -> None:
+        """Feeds a process's stdin until `chunks` ends or the process no longer reads."""
+
+        async def requests() -> AsyncIterator[pb.InputChunk]:
+            yield pb.InputChunk(
+                container_id=process.container_id, process_id=process.process_id
+            )
+            async for data in chunks:
+                yield pb.InputChunk(data=data)
+
+        await _answer("write to stdin", self._streams.WriteInput(requests()))
+
+    async def _call(self, what: str, method: Any, request: Any) -> Any:
+        return await _answer(what, method(request, timeout=self._timeout))
+
+
+async def _answer(what: str, call: Awaitable[Any]) -> Any:
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        details = _text(error.details() or error.code().name, MAX_TEXT)
+        raise AgentError(details if error.code() != grpc.StatusCode.UNAVAILABLE else f"{what}: {details}") from error
+
+
+def _check(reply: Any) -> None:
+    if reply.HasField("error"):
+        raise ExecutableError(
+            f"unable to start container process: {_text(reply.error.message, MAX_TEXT)}",
+            code=_EXIT_CODES.get(reply.error.reason, 255),
+        )
+
+
+def _process_info(info: pb.ProcessInfo) -> dict[str, Any]:
+    return {
+        "pid": info.pid,
+        "ppid": info.parent_pid,
+        "user": _text(info.user, 32) or str(info.uid),
+        "cpu": min(info.cpu_percent, 99),
+        "start": max(0, min(info.start_time, 1 << 40)),
+        "tty": _text(info.terminal, 32) or "?",
+        "time": info.cpu_msec // 1000,
+        "command": _text(info.command, MAX_TEXT),
+    }
+
+
+def _text(text: str, limit: int) -> str:
+    return escape(text.encode("utf-8", "replace")[:limit], limit)

@@ -1,0 +1,46 @@
+"""`kill`: signal a container."""
+
+from __future__ import annotations
+
+import signal
+
+import click
+
+from vruntime.commands import flags
+from vruntime.container import Status, load
+from vruntime.control import Connection
+from vruntime.errors import ContainerError
+from vruntime.globals import Globals
+from vruntime.store import Store
+
+
+@click.command(context_settings=flags.CONTEXT, short_help="Send a signal to a container.")
+@click.option("-a", "--all", "everyone", is_flag=True, help="Send it to all processes inside.")
+@flags.container_id
+@click.argument("signal_name", metavar="[SIGNAL]", default="SIGTERM")
+@click.pass_obj
+def command(globals_: Globals, container_id: str, signal_name: str, everyone: bool) -> None:
+    """Send a signal, by name or number, to the container's init [default: SIGTERM]."""
+    number = parse_signal(signal_name)
+    store = Store(globals_.root)
+    record = load(store, container_id)
+    if everyone and record.status is Status.STOPPED:
+        return  # as runc: there is nobody left to signal
+    record.status.check_kill()
+    Connection.to(store.sandbox(record.sandbox)).request(
+        "kill", id=record.id, signal=number, all=everyone
+    )
+
+
+def parse_signal(text: str) -> int:
+    """A signal's number from a number, or a name with or without SIG, in any case."""
+    if text.isascii() and text.isdigit():
+        if 1 <= int(text[:3]) <= 64 and len(text) <= 2:
+            return int(text)
+        raise ContainerError(f'unknown signal "{text}"')
+    name = text.upper()
+    name = name if name.startswith("SIG") else f"SIG{name}"
+    try:
+        return int(signal.Signals[name])
+    except KeyError:
+        raise ContainerError(f'unknown signal "{text}"') from None

@@ -1,0 +1,139 @@
+"""The control socket of a monitor: length-prefixed JSON both ways, with file descriptors beside it.
+
+A request is `{"op": name, ...}`; its answer `{"ok": {...}}` or `{"error": ...}` (errors.to_wire). Requests on one
+connection are answered in order. The socket lies in the sandbox's directory, which only root can enter.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vruntime.errors import SandboxError, from_wire
+
+LIMIT = 16 << 20
+MAX_FDS = 8
+TIMEOUT = 60.0
+
+_HEADER = struct.Struct("!I")
+_FDS_SPACE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
+
+
+class Connection:
+    """A blocking connection to a monitor."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    @classmethod
+    def to(cls, directory: Path) -> Connection:
+        """Connects to the monitor of the sandbox in `directory`; SandboxError when none listens."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            with short_path(directory, "control.sock") as path:
+                sock.connect(path)
+        except OSError as error:
+            sock.close()
+            raise SandboxError(
+                f"sandbox {directory.name}: its monitor does not answer: {error.strerror}"
+            ) from error
+        return cls(sock)
+
+    def request(
+        self, op: str, *, fds: Sequence[int] = (), timeout: float | None = TIMEOUT, **body: Any
+    ) -> dict[str, Any]:
+        """Sends a request and gives its answer; raises the error that the monitor answered, or SandboxError."""
+        self._sock.settimeout(timeout)
+        try:
+            send(self._sock, {"op": op, **body}, fds)
+            reply = self._receive()
+        except TimeoutError as error:
+            raise SandboxError(f"{op}: the monitor did not answer within {timeout:.0f} s") from error
+        except OSError as error:
+            raise SandboxError(f"{op}: the monitor hung up: {error.strerror}") from error
+        if "error" in reply:
+            raise from_wire(reply["error"])
+        return dict(reply["ok"])
+
+    def _receive(self) -> dict[str, Any]:
+        (length,) = _HEADER.unpack(self._exactly(_HEADER.size))
+        return decode(self._exactly(check_length(length)))
+
+    def _exactly(self, count: int) -> bytes:
+        parts = bytearray()
+        while len(parts) < count:
+            part = self._sock.recv(min(count - len(parts), 1 << 20))
+            if not part:
+                raise SandboxError("the sandbox's monitor ended without an answer")
+            parts += part
+        return bytes(parts)
+
+
+class short_path:  # noqa: N801  a context manager that reads as a function
+    """A path to `name` in a directory that always fits the 107 bytes of a socket's address."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self._directory, self._name = directory, name
+
+    def __enter__(self) -> str:
+        self._fd = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return f"/proc/self/fd/{self._fd}/{self._name}"
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def send(sock: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
+    """Sends one message; the descriptors ride on its first byte."""
+    data = encode(message)
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    sent = sock.sendmsg([data], rights)
+    sock.sendall(data[sent:])
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """A message with its length in front."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    return _HEADER.pack(check_length(len(body))) + body
+
+
+def decode(body: bytes) -> dict[str, Any]:
+    """The message of a body; SandboxError when it is none."""
+    try:
+        message = json.loads(body)
+    except ValueError as error:
+        raise SandboxError("the control socket carried something that is no message") from error
+    if not isinstance(message, dict):
+        raise SandboxError("the control socket carried something that is no message")
+    return message
+
+
+def check_length(length: int) -> int:
+    """The length itself; SandboxError when it is over the limit."""
+    if length > LIMIT:
+        raise SandboxError(f"a message of {length} bytes is over the limit of {LIMIT}")
+    return length
+
+
+def header_length(header: bytes) -> int:
+    """The length that a header announces."""
+    return check_length(int(_HEADER.unpack(header)[0]))
+
+
+HEADER_SIZE = _HEADER.size
+
+
+def receive_some(sock: socket.socket, count: int) -> tuple[bytes, list[int]]:
+    """One recvmsg(2): the bytes, and the descriptors that came with them, close-on-exec."""
+    data, ancillary, _, _ = sock.recvmsg(count, _FDS_SPACE, socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+    return data, list(fds)

@@ -1,0 +1,233 @@
+"""How a command makes a container: check, take the id, start shim and monitor, and wait until the guest has it."""
+
+from __future__ import annotations
+
+import math
+import socket
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vruntime import accelerator, streams, terminal
+from vruntime.container import CONFIG_FILE, Record, now
+from vruntime.control import Connection
+from vruntime.errors import ContainerError, VruntimeError
+from vruntime.globals import Globals
+from vruntime.log import Log
+from vruntime.monitor.sandbox import SandboxConfig
+from vruntime.oci.config import OciConfig, load_config
+from vruntime.remove import remove
+from vruntime.settings import Settings
+from vruntime.share import GUEST_PATH, Bind
+from vruntime.spawn import Child, Identity, spawn
+from vruntime.store import Store, check_id
+from vruntime.vm.machine import Machine
+
+# On top of the guest's own deadline: what the monitor needs to say what went wrong.
+MARGIN = 15.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags that `create` and `run` share."""
+
+    bundle: Path
+    console_socket: Path | None
+    pid_file: Path | None
+    preserve_fds: int
+    detach: bool
+
+
+@dataclass(frozen=True)
+class Created:
+    """A container in the guest that waits for its start."""
+
+    container_id: str
+    connection: Connection
+    caller: streams.Caller
+
+    def start(self) -> None:
+        """Starts its program."""
+        self.connection.request("start", id=self.container_id)
+
+
+def create(globals_: Globals, log: Log, container_id: str, options: Options, undo: ExitStack) -> Created:
+    """Makes a container; `undo` takes everything back unless it is dismissed.
+
+    Raises VruntimeError; nothing exists before config.json, the flags and the host have been checked.
+    """
+    began = time.monotonic()
+    check_id(container_id)
+    _check_preserved(options.preserve_fds)
+    config = load_config(options.bundle / CONFIG_FILE)
+    terminal.check_console(
+        terminal=config.terminal, detach=options.detach, console_socket=options.console_socket
+    )
+    for warning in config.warnings:
+        log.warning(warning)
+    store = Store(globals_.root)
+    sandbox = _sandbox_config(globals_.settings, store, container_id, config)
+    log.debug(f"phase validate: {_milliseconds(began)} ms")
+
+    store.reserve(container_id)
+    undo.callback(store.remove, container_id)
+    _first_record(store, container_id, config)
+    sandbox.directory.mkdir(mode=0o700)
+    caller = streams.prepare(
+        wants_terminal=config.terminal,
+        console_socket=options.console_socket,
+        size=_console_size(config),
+        undo=undo,
+    )
+    monitor, connection = _start_monitor(sandbox, undo)
+    reply = connection.request(
+        "create",
+        timeout=sandbox.boot_timeout + sandbox.request_timeout + MARGIN,
+        fds=list(caller.fds.values()),
+        **_request(globals_, sandbox, container_id, config, caller),
+    )
+    caller.close_given()
+    for phase, milliseconds in reply["timings"].items():
+        log.debug(f"phase {phase}: {milliseconds} ms after the monitor's start")
+    guest = reply["guest"]
+    log.debug(
+        f"guest: kernel {guest['kernel_release']}, agent {guest['agent_version']}, accelerator"
+        f" {sandbox.machine.accelerator}, init after {guest['init_usec'] / 1000:.1f} ms, ready after"
+        f" {guest['ready_usec'] / 1000:.1f} ms"
+    )
+    log.debug(f"phase create: {_milliseconds(began)} ms in all")
+    undo.callback(_end_monitor, store, container_id, monitor)
+    return Created(container_id, connection, caller)
+
+
+def _check_preserved(count: int) -> None:
+    if count:
+        raise ContainerError(
+            f"--preserve-fds {count}: an open file of the host cannot cross into a virtual machine",
+            hint="leave the flag out, or 0",
+        )
+
+
+def _sandbox_config(
+    settings: Settings, store: Store, container_id: str, config: OciConfig
+) -> SandboxConfig:
+    vm = settings.vm
+    memory, vcpus = vm.memory, vm.vcpus
+    if config.memory_limit is not None:
+        memory = _whole_mebibytes(config.memory_limit + vm.memory_overhead)
+    if config.cpu_quota is not None:
+        vcpus = max(1, math.ceil(config.cpu_quota / config.cpu_period))
+    return SandboxConfig(
+        id=container_id,
+        directory=store.sandbox(container_id),
+        machine=Machine(
+            name=container_id,
+            qemu=str(vm.qemu),
+            kernel=str(vm.kernel),
+            initramfs=str(vm.initramfs),
+            accelerator=accelerator.choose(settings),
+            memory=memory,
+            vcpus=vcpus,
+            extra_kernel_parameters=vm.kernel_parameters,
+        ),
+        virtiofsd=str(vm.virtiofsd),
+        boot_timeout=settings.agent.boot_timeout,
+        request_timeout=settings.agent.request_timeout,
+    )
+
+
+def _whole_mebibytes(size: int) -> int:
+    return -(-size >> 20) << 20
+
+
+def _console_size(config: OciConfig) -> tuple[int, int] | None:
+    size = config.process.document.get("consoleSize")
+    return (size["height"], size["width"]) if size else None
+
+
+def _first_record(store: Store, container_id: str, config: OciConfig) -> None:
+    import json  # noqa: PLC0415
+    import os  # noqa: PLC0415
+
+    store.write(container_id, CONFIG_FILE, json.dumps(config.document))
+    Record(
+        id=container_id,
+        bundle=str(config.bundle),
+        rootfs=str(config.rootfs),
+        created=now(),
+        sandbox=container_id,
+        annotations=dict(config.annotations),
+        owner=os.geteuid(),
+        creator=Identity.of(os.getpid()),
+    ).save(store)
+
+
+def _start_monitor(sandbox: SandboxConfig, undo: ExitStack) -> tuple[Child, Connection]:
+    import os  # noqa: PLC0415
+
+    ours, theirs = socket.socketpair()
+    undo.callback(ours.close)
+    output = os.open(
+        sandbox.directory / "monitor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+    )
+    argv = [sys.executable, "-I", "-m", "vruntime.monitor", sandbox.id]
+    try:
+        monitor = spawn(
+            "monitor", argv, fds={1: output, 2: output, 3: theirs.fileno()}, new_session=True
+        )
+    finally:
+        theirs.close()
+        os.close(output)
+    undo.callback(monitor.wait, 5.0)
+    undo.callback(ours.close)
+    return monitor, Connection(ours)
+
+
+def _end_monitor(store: Store, container_id: str, monitor: Child) -> None:
+    """Takes back a container that was made already: its init is killed, and the sandbox ends with it."""
+    try:
+        Connection.to(store.sandbox(container_id)).request(
+            "kill", id=container_id, signal=9, all=False, timeout=10
+        )
+    except VruntimeError:
+        monitor.kill()
+    remove(store, store.container(container_id).name)
+
+
+def _request(
+    globals_: Globals,
+    sandbox: SandboxConfig,
+    container_id: str,
+    config: OciConfig,
+    caller: streams.Caller,
+) -> dict[str, Any]:
+    import os  # noqa: PLC0415
+
+    base = f"{GUEST_PATH}/{container_id}"
+    binds = [
+        Bind(mount.index, mount.source, mount.is_readonly, mount.is_recursive)
+        for mount in config.mounts
+        if mount.is_bind
+    ]
+    sources = {bind.index: f"{base}/mounts/{bind.index}" for bind in binds}
+    return {
+        "root": os.path.abspath(globals_.root),
+        "sandbox": sandbox.to_wire(),
+        "id": container_id,
+        "config": config.for_guest(f"{base}/rootfs", sources).decode(),
+        "readonly": config.readonly,
+        "binds": [dict(bind.__dict__) for bind in binds],
+        "destinations": [
+            (mount.destination, not mount.is_bind or os.path.isdir(mount.source))
+            for mount in config.mounts
+        ],
+        "names": list(caller.fds),
+        "shim": caller.identity,
+    }
+
+
+def _milliseconds(since: float) -> float:
+    return round((time.monotonic() - since) * 1000, 1)

@@ -1,0 +1,11 @@
+"""The monitor: the one long-lived process of a sandbox on the host.
+
+It owns QEMU, virtiofsd, the shared directory, the connection to the agent, and the control socket that commands talk
+to. It ends when its last container has, and when it dies so does the virtual machine.
+
+    __main__    entry: the first request, the launch of the machine, and then the heavy imports while the guest boots
+    sandbox     the virtual machine and its helpers: launch, death and its cause, shutdown
+    service     the control socket: requests and their answers
+    containers  the containers of the sandbox, and the processes in them
+    stdio       what flows between the standard streams of the host's caller and those in the guest
+"""

@@ -1,0 +1,276 @@
+"""The containers of a sandbox, and the processes in them, as the monitor keeps them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from vruntime.agent.client import Agent, Process
+from vruntime.agent.proto import agent_pb2 as pb
+from vruntime.container import Record, Status
+from vruntime.errors import AgentError, SandboxError
+from vruntime.monitor.sandbox import Sandbox
+from vruntime.monitor.stdio import Input, Output
+from vruntime.store import Store
+
+INIT = "init"
+KILLED = 128 + signal.SIGKILL
+# An exit is not held back longer than this for a reader that has stopped reading, in seconds.
+STALLED_READER = 10.0
+KILL_TIMEOUT = 5.0
+
+
+class Shim:
+    """Our end of the link to a process's shim (see shim.py)."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    async def open(self) -> None:
+        """Waits for the shim's first word."""
+        self._reader, self._writer = await asyncio.open_connection(sock=self._sock, limit=4096)
+        if await self._reader.readline() != b"ready\n":
+            raise SandboxError("the process's shim was killed before the process began")
+
+    async def words(self) -> list[str] | None:
+        """The next line of the shim, split; None when it is gone."""
+        try:
+            line = await self._reader.readline()
+        except (ConnectionError, ValueError):
+            return None
+        return line.decode().split() or None
+
+    def exit(self, code: int) -> None:
+        """Tells the shim to exit with a code."""
+        with suppress(ConnectionError):
+            self._writer.write(b"exit %d\n" % code)
+            self._writer.close()
+
+    def close(self) -> None:
+        """Hangs up without a word."""
+        self._sock.close()
+
+
+class GuestProcess:
+    """One process in the guest, with its shim and its streams on the host."""
+
+    def __init__(
+        self, sandbox: Sandbox, process: Process, fds: Mapping[str, int], *, terminal: bool
+    ) -> None:
+        self.process = process
+        self.exit_code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._sandbox = sandbox
+        self._fds = dict(fds)
+        self._terminal = terminal
+        self._shim = Shim(socket.socket(fileno=self._fds.pop("shim")))
+        self._size: tuple[int, int] | None = None
+        self._begun = False
+        self._outputs: list[Output] = []
+        self._copying: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def _agent(self) -> Agent:
+        return self._sandbox.agent
+
+    def stdio(self) -> pb.Stdio:
+        """Which streams the guest must provide."""
+        if self._terminal:
+            return pb.Stdio(stdin=True, stdout=True)
+        return pb.Stdio(**{name: name in self._fds for name in ("stdin", "stdout", "stderr")})
+
+    async def meet_shim(self) -> None:
+        """Waits for the shim, and from then on carries out what it says."""
+        await asyncio.wait_for(self._shim.open(), timeout=10)
+        self._tasks.append(asyncio.create_task(self._obey_shim()))
+
+    async def begin(self) -> None:
+        """Connects the streams of the process, which now exists in the guest, and waits for its end beside us."""
+        self._begun = True
+        if self._terminal:
+            terminal = self._fds.pop("terminal")
+            self._copy_input(os.dup(terminal))
+            self._copy_output(terminal, stderr=False)
+        if "stdin" in self._fds:
+            self._copy_input(self._fds.pop("stdin"))
+        for name in ("stdout", "stderr"):
+            if name in self._fds:
+                self._copy_output(self._fds.pop(name), stderr=name == "stderr")
+        self._tasks.append(asyncio.create_task(self._await_end()))
+        if self._size is not None:
+            await self._resize(*self._size)
+
+    def _copy_input(self, fd: int) -> None:
+        self._tasks.append(asyncio.create_task(Input(self._agent, self.process, fd).copy()))
+
+    def _copy_output(self, fd: int, *, stderr: bool) -> None:
+        output = Output(self._agent, self.process, fd, stderr=stderr)
+        self._outputs.append(output)
+        self._copying.append(asyncio.create_task(output.copy()))
+
+    async def _await_end(self) -> None:
+        try:
+            code = await self._sandbox.guard(self._agent.wait(self.process))
+        except (AgentError, SandboxError):
+            code = KILLED  # the machine died with it; the sandbox knows why
+        else:
+            await self._drain()
+        self.exit_code.set_result(code)
+
+    async def _drain(self) -> None:
+        """Waits until all that the process wrote has reached its reader, or a reader no longer reads."""
+        waiting = [asyncio.create_task(output.caught_up.wait()) for output in self._outputs]
+        written = -1
+        while waiting and written != (written := sum(output.written for output in self._outputs)):
+            _, pending = await asyncio.wait(waiting, timeout=STALLED_READER)
+            if not pending:
+                return
+        for task in waiting:
+            task.cancel()
+
+    async def _obey_shim(self) -> None:
+        while (words := await self._shim.words()) is not None:
+            with suppress(AgentError, SandboxError):
+                match words:
+                    case ["signal", number]:
+                        await self.signal(int(number))
+                    case ["resize", rows, columns]:
+                        await self._resize(int(rows), int(columns))
+        if not self.exit_code.done():
+            with suppress(AgentError, SandboxError):
+                await self.signal(signal.SIGKILL)
+
+    async def signal(self, number: int, *, everyone: bool = False) -> None:
+        """Signals the process. A guest that does not take a SIGKILL is itself killed."""
+        if not self._begun:
+            return
+        call = self._sandbox.guard(self._agent.signal(self.process, number, everyone=everyone))
+        if number != signal.SIGKILL:
+            await call
+            return
+        try:
+            await asyncio.wait_for(call, KILL_TIMEOUT)
+        except (TimeoutError, AgentError) as error:
+            if self.process.process_id != INIT:
+                raise AgentError("the guest does not answer") from error
+            self._sandbox.kill("its agent did not take a SIGKILL")
+
+    async def _resize(self, rows: int, columns: int) -> None:
+        self._size = (rows, columns)
+        if self._begun:
+            await self._sandbox.guard(self._agent.resize(self.process, rows, columns))
+
+    def finish(self, code: int) -> None:
+        """Lets the shim exit: the end of the process to the engine. Its children may go on writing."""
+        self._shim.exit(code)
+        for task in self._tasks:
+            task.cancel()
+
+    async def streams_end(self) -> None:
+        """Waits until the last child has closed what it inherited."""
+        await asyncio.gather(*self._copying, return_exceptions=True)
+
+    def abandon(self) -> None:
+        """The process never came to be."""
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+        for task in self._tasks:
+            task.cancel()
+        self._shim.close()
+
+
+class Container:
+    """One container: its record on disk is kept true by us alone from here on."""
+
+    def __init__(self, sandbox: Sandbox, store: Store, record: Record) -> None:
+        self.record = record
+        self._sandbox = sandbox
+        self._store = store
+        self._processes: dict[str, GuestProcess] = {}
+        self._next = 1
+
+    @property
+    def id(self) -> str:
+        """The container's id."""
+        return self.record.id
+
+    def note(self, **changes: Any) -> None:
+        """Changes the record on disk."""
+        self.record = self.record.update(self._store, **changes)
+
+    async def create(
+        self, config: bytes, fds: Mapping[str, int], *, terminal: bool
+    ) -> GuestProcess:
+        """Makes the container in the guest, with its init waiting for start."""
+        init = GuestProcess(self._sandbox, Process(self.id, INIT), fds, terminal=terminal)
+        try:
+            await init.meet_shim()
+            await self._sandbox.up()
+            await self._sandbox.guard(self._sandbox.agent.create(self.id, config, init.stdio()))
+        except BaseException:
+            init.abandon()
+            raise
+        await init.begin()
+        self._processes[INIT] = init
+        self.note(status=Status.CREATED)
+        return init
+
+    async def start(self) -> None:
+        """Starts the program of the container."""
+        self.record.status.check_start()
+        await self._sandbox.guard(self._sandbox.agent.start(self.id))
+        if self.record.status is Status.CREATED:
+            self.note(status=Status.RUNNING)
+
+    async def exec(
+        self, oci_process: bytes, fds: Mapping[str, int], *, terminal: bool
+    ) -> None:
+        """Adds a process, which then lives by itself."""
+        process = Process(self.id, f"exec-{self._next}")
+        self._next += 1
+        guest = GuestProcess(self._sandbox, process, fds, terminal=terminal)
+        try:
+            self.record.status.check_exec()
+            await guest.meet_shim()
+            await self._sandbox.guard(
+                self._sandbox.agent.exec(process, oci_process, guest.stdio())
+            )
+        except BaseException:
+            guest.abandon()
+            raise
+        await guest.begin()
+        self._processes[process.process_id] = guest
+        guest.exit_code.add_done_callback(lambda _: asyncio.ensure_future(self._reap(guest)))
+
+    async def _reap(self, guest: GuestProcess) -> None:
+        guest.finish(guest.exit_code.result())
+        self._processes.pop(guest.process.process_id, None)
+        await guest.streams_end()
+        with suppress(AgentError, SandboxError):
+            await self._sandbox.guard(self._sandbox.agent.forget(guest.process))
+
+    async def signal(self, number: int, *, everyone: bool = False) -> None:
+        """Signals the container's init, or all its processes."""
+        self.record.status.check_kill()
+        await self._processes[INIT].signal(number, everyone=everyone)
+
+    async def processes(self) -> list[dict[str, Any]]:
+        """The container's processes."""
+        return await self._sandbox.guard(self._sandbox.agent.processes(self.id))
+
+    async def run_to_end(self) -> None:
+        """Waits for the end of init, records it, and then lets it show to the engine."""
+        init = self._processes[INIT]
+        code = await init.exit_code
+        for guest in list(self._processes.values()):
+            if guest is not init:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(asyncio.shield(guest.exit_code), KILL_TIMEOUT)
+        self.note(status=Status.STOPPED, exit_code=code, error=self._sandbox.cause)
+        init.finish(code)

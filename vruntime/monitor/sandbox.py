@@ -1,0 +1,324 @@
+"""The virtual machine of a sandbox and its helpers: their launch, their death and its cause, their shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from vruntime.accelerator import Accelerator
+from vruntime.control import short_path
+from vruntime.errors import AgentError, SandboxError
+from vruntime.share import Share
+from vruntime.spawn import Child, spawn, tied_to_us
+from vruntime.vm import console, machine
+
+if TYPE_CHECKING:
+    from vruntime.agent.client import Agent, Greeting
+
+T = TypeVar("T")
+
+# A sandbox's QEMU runs as a user of its own, found without a register: this plus the monitor's pid (at most 2^22).
+FIRST_USER = 2_000_000_000
+SHUTDOWN_TIMEOUT = 3.0
+
+
+@dataclass(frozen=True)
+class SandboxConfig:
+    """What a sandbox is made of; sizes in bytes, times in seconds."""
+
+    id: str
+    directory: Path
+    machine: machine.Machine
+    virtiofsd: str
+    boot_timeout: float
+    request_timeout: float
+
+    def to_wire(self) -> dict[str, Any]:
+        """For the control socket."""
+        wire = dict(self.__dict__)
+        wire["directory"] = str(self.directory)
+        wire["machine"] = dict(self.machine.__dict__)
+        return wire
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> SandboxConfig:
+        """The inverse of `to_wire`."""
+        described = dict(wire["machine"])
+        described["accelerator"] = Accelerator(described["accelerator"])
+        return cls(
+            **{
+                **wire,
+                "directory": Path(wire["directory"]),
+                "machine": machine.Machine(**described),
+            }
+        )
+
+
+class Sandbox:
+    """One virtual machine: launched before the event loop runs, watched and ended within it."""
+
+    def __init__(self, config: SandboxConfig) -> None:
+        self.config = config
+        self.share = Share(config.directory)
+        self.cause: str | None = None
+        self.timings: dict[str, float] = {}
+        self.agent: Agent
+        self._console = console.Ring()
+        self._helpers_output = console.Ring(64 << 10)
+        self._started = time.monotonic()
+        self._ending = False
+
+    # -- launch -------------------------------------------------------------------------------------------------
+
+    def launch(self) -> None:
+        """Makes the shared directory and starts virtiofsd and QEMU; neither is waited for."""
+        self.share.make()
+        with ExitStack() as ours:
+            output, self._output_reader = _pipe()
+            ours.callback(os.close, output)
+            virtiofs = self._listen("virtiofsd.sock", ours)
+            self._virtiofsd = self._start_virtiofsd(virtiofs, output)
+            self._qemu = self._start_qemu(output, ours)
+        self._mark("launch")
+
+    def _start_virtiofsd(self, listener: socket.socket, output: int) -> Child:
+        argv = [
+            self.config.virtiofsd,
+            "--fd=3",
+            f"--shared-dir={self.share.path}",
+            "--sandbox=namespace",
+            "--seccomp=kill",
+            "--announce-submounts",
+            "--inode-file-handles=never",
+            "--xattr",
+            "--cache=auto",
+            "--modcaps=-mknod",
+            f"--rlimit-nofile={_open_files_limit()}",
+            "--log-level=error",
+        ]
+        return spawn(
+            "virtiofsd", tied_to_us(argv), fds={1: output, 2: output, 3: listener.fileno()}
+        )
+
+    def _start_qemu(self, output: int, ours: ExitStack) -> Child:
+        self._console_socket, console_end = _socket_pair(ours)
+        self._qmp_socket, qmp_end = _socket_pair(ours)
+        agent = self._listen("agent.sock", ours, keep=True)
+        virtiofs = ours.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        with short_path(self.config.directory, "virtiofsd.sock") as path:
+            virtiofs.connect(path)
+            os.unlink(path)
+        fds = {
+            1: output,
+            2: output,
+            3: console_end.fileno(),
+            4: qmp_end.fileno(),
+            5: agent.fileno(),
+            6: virtiofs.fileno(),
+        }
+        descriptors = machine.Descriptors(console=3, qmp=4, agent=5, virtiofs=6)
+        argv = machine.command_line(self.config.machine, descriptors)
+        user = FIRST_USER + os.getpid()
+        return spawn("qemu", tied_to_us(argv, user=user, groups=self._kvm_group()), fds=fds)
+
+    def _kvm_group(self) -> list[int]:
+        if self.config.machine.accelerator is not Accelerator.KVM:
+            return []
+        return [os.stat("/dev/kvm").st_gid]
+
+    def _listen(self, name: str, ours: ExitStack, *, keep: bool = False) -> socket.socket:
+        """A listening socket in the sandbox's directory, ready to be dialled before its server runs."""
+        listener = ours.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        with short_path(self.config.directory, name) as path:
+            listener.bind(path)
+        listener.listen(1)
+        return listener
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """Begins to watch the helpers and to dial the agent; called once, first thing in the event loop."""
+        from vruntime.agent.client import Agent  # noqa: PLC0415  heavy: the guest boots meanwhile
+
+        loop = asyncio.get_running_loop()
+        self.died: asyncio.Future[str] = loop.create_future()
+        self._drain(self._console_socket.fileno(), self._console)
+        self._drain(self._output_reader, self._helpers_output)
+        for helper in (self._qemu, self._virtiofsd):
+            loop.add_reader(helper.pidfd, self._helper_ended, helper)
+        self._directory_fd = os.open(self.config.directory, os.O_PATH | os.O_CLOEXEC)
+        self.agent = Agent(
+            f"/proc/self/fd/{self._directory_fd}/agent.sock", timeout=self.config.request_timeout
+        )
+        self._greeted = asyncio.create_task(self._greet())
+        self._mark("imports")
+
+    async def _greet(self) -> Greeting:
+        timeout = self.config.boot_timeout
+        try:
+            greeting = await self.agent.configure(machine.SHARE_TAG, timeout=timeout)
+        except AgentError as error:
+            raise SandboxError(
+                f"sandbox {self.config.id}: the guest did not come up: {error.message}",
+                hint=self._console_hint(),
+            ) from error
+        self._mark("guest")
+        return greeting
+
+    async def up(self) -> Greeting:
+        """Waits until the guest has greeted; SandboxError with the cause when it dies or stays silent."""
+        return await self.guard(asyncio.shield(self._greeted))
+
+    async def guard(self, call: Awaitable[T]) -> T:
+        """Awaits a call to the guest; when the machine dies first, or made it fail, SandboxError with the cause."""
+        task = asyncio.ensure_future(call)
+        try:
+            await asyncio.wait({task, self.died}, return_when=asyncio.FIRST_COMPLETED)
+            if not self.died.done() and task.done() and isinstance(task.exception(), AgentError):
+                # A broken channel is often the first sign of a death that is about to show.
+                await asyncio.wait({self.died}, timeout=0.2)
+            if self.died.done():
+                raise self.death()
+            return task.result()
+        finally:
+            task.cancel()
+            if task.done() and not task.cancelled():
+                task.exception()
+
+    def death(self) -> SandboxError:
+        """The error that tells of the machine's death."""
+        return SandboxError(
+            f"sandbox {self.config.id}: the virtual machine died: {self.cause}",
+            hint=self._console_hint(),
+        )
+
+    def kill(self, why: str) -> None:
+        """Kills the machine at once."""
+        self.cause = self.cause or why
+        self._qemu.kill()
+
+    def _helper_ended(self, helper: Child) -> None:
+        asyncio.get_running_loop().remove_reader(helper.pidfd)
+        code = helper.wait(0)
+        if self._ending or self.died.done():
+            return
+        self._read_what_is_left()
+        self.cause = self.cause or self._find_cause(helper, code)
+        self.died.set_result(self.cause)
+
+    def _find_cause(self, helper: Child, code: int | None) -> str:
+        said = console.cause(self._console.contents())
+        if helper.name == "qemu" and said:
+            return said
+        if code is not None and code > 128:
+            return f"{helper.name} was killed by {_signal_name(code - 128)}"
+        last = console.tail(self._helpers_output.contents())[-1:]
+        if code:
+            return f"{helper.name} ended with exit code {code}" + (f": {last[0]}" if last else "")
+        return "the guest reset itself" if helper.name == "qemu" else f"{helper.name} ended"
+
+    def _console_hint(self) -> str | None:
+        lines = console.tail(self._console.contents())
+        return f"console: {' | '.join(lines)}" if lines else None
+
+    def _drain(self, fd: int, ring: console.Ring) -> None:
+        os.set_blocking(fd, False)
+
+        def read() -> None:
+            data = _read_some(fd)
+            if data:
+                ring.write(data)
+            else:
+                loop.remove_reader(fd)
+
+        loop = asyncio.get_running_loop()
+        loop.add_reader(fd, read)
+
+    def _read_what_is_left(self) -> None:
+        for fd, ring in (
+            (self._console_socket.fileno(), self._console),
+            (self._output_reader, self._helpers_output),
+        ):
+            while data := _read_some(fd):
+                ring.write(data)
+
+    # -- end ----------------------------------------------------------------------------------------------------
+
+    async def shutdown(self) -> None:
+        """Ends the machine: asks the agent, then QEMU, then kills; waits for each, and proves the end."""
+        self._ending = True
+        if not self.died.done() and not self._greeted.done():
+            self._greeted.cancel()
+        elif not self.died.done() and self._greeted.exception() is None:
+            await self._ask_agent()
+        await self.agent.close()
+        if self._qemu.wait(0) is None and await self._outlives(self._qemu, SHUTDOWN_TIMEOUT):
+            await self._ask_qemu()
+        self._qemu.end()
+        if await self._outlives(self._virtiofsd, SHUTDOWN_TIMEOUT):  # it ends with its one client
+            self._virtiofsd.end()
+
+    async def _ask_agent(self) -> None:
+        try:
+            await self.agent.shutdown(timeout=SHUTDOWN_TIMEOUT)
+        except AgentError:
+            self._qemu.kill()
+
+    async def _ask_qemu(self) -> None:
+        from vruntime.vm import qmp  # noqa: PLC0415  rarely needed
+
+        await qmp.quit_machine(self._qmp_socket, timeout=1.0)
+        await self._outlives(self._qemu, 1.0)
+
+    @staticmethod
+    async def _outlives(helper: Child, timeout: float) -> bool:
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        loop.remove_reader(helper.pidfd)
+        loop.add_reader(helper.pidfd, lambda: ended.done() or ended.set_result(None))
+        done, _ = await asyncio.wait({ended}, timeout=timeout)
+        loop.remove_reader(helper.pidfd)
+        return not done
+
+    def _mark(self, phase: str) -> None:
+        self.timings[phase] = round((time.monotonic() - self._started) * 1000, 1)
+
+
+def _socket_pair(ours: ExitStack) -> tuple[socket.socket, socket.socket]:
+    """A pair: our end stays, the other is closed once its process has it."""
+    kept, given = socket.socketpair()
+    ours.callback(given.close)
+    return kept, given
+
+
+def _pipe() -> tuple[int, int]:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    return writer, reader
+
+
+def _read_some(fd: int) -> bytes:
+    try:
+        return os.read(fd, 65536)
+    except OSError:
+        return b""
+
+
+def _open_files_limit() -> int:
+    import resource  # noqa: PLC0415
+
+    return min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 1_000_000)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

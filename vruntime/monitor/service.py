@@ -1,0 +1,226 @@
+"""The control socket of a sandbox: what commands ask of the monitor, and its answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from vruntime import control
+from vruntime.container import Record, Status, load
+from vruntime.errors import NoSuchContainer, SandboxError, VruntimeError, to_wire
+from vruntime.monitor.containers import Container
+from vruntime.monitor.sandbox import Sandbox
+from vruntime.share import Bind
+from vruntime.spawn import Identity
+from vruntime.store import Store
+
+Request = Mapping[str, Any]
+Fds = dict[str, int]
+
+
+class Service:
+    """Serves one sandbox until its last container has ended."""
+
+    def __init__(self, sandbox: Sandbox, store: Store) -> None:
+        self._sandbox = sandbox
+        self._store = store
+        self._containers: dict[str, Container] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._ended = asyncio.Event()
+        self._operations: dict[str, Callable[[Request, Fds], Awaitable[Mapping[str, Any]]]] = {
+            "create": self._create,
+            "start": self._start,
+            "exec": self._exec,
+            "kill": self._kill,
+            "ps": self._ps,
+        }
+
+    async def run(self, first: socket.socket, request: Request, fds: list[int]) -> None:
+        """Carries out the first request, which makes the first container, and serves until the last has ended."""
+        await self._sandbox.watch()
+        listener = self._listen()
+        connections = [
+            asyncio.create_task(self._accept(listener)),
+            asyncio.create_task(self._first(first, request, fds)),
+        ]
+        try:
+            await self._ended.wait()
+        finally:
+            listener.close()
+            await self._sandbox.shutdown()
+            for connection in connections:
+                connection.cancel()
+
+    def _listen(self) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with control.short_path(self._sandbox.config.directory, "control.sock") as path:
+            listener.bind(path)
+        listener.listen(64)
+        listener.setblocking(False)
+        return listener
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            sock, _ = await loop.sock_accept(listener)
+            self._keep(self._serve(sock))
+
+    async def _first(self, sock: socket.socket, request: Request, fds: list[int]) -> None:
+        """The connection of the command that started us: when it dies before its answer, the container is not wanted."""
+        sock.setblocking(False)
+        answering = asyncio.create_task(self._answer(request, fds))
+        caller_gone = asyncio.create_task(_hang_up(sock))
+        await asyncio.wait({answering, caller_gone}, return_when=asyncio.FIRST_COMPLETED)
+        caller_gone.cancel()
+        if not answering.done():
+            answering.cancel()
+            self._ended.set()
+            return
+        reply = answering.result()
+        if "error" in reply:
+            self._ended.set()
+            await self._sandbox.shutdown()
+        with suppress(OSError):
+            await _send(sock, reply)
+            await self._serve(sock)
+
+    async def _serve(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        with sock, suppress(OSError, SandboxError, EOFError):
+            while True:
+                request, fds = await _receive(sock)
+                await _send(sock, await self._answer(request, fds))
+
+    async def _answer(self, request: Request, fds: list[int]) -> dict[str, Any]:
+        named = dict(zip(request.get("names", ()), fds, strict=True))
+        try:
+            operation = self._operations.get(request["op"])
+            if operation is None:
+                raise SandboxError(f"the monitor knows no request {request['op']!r}")
+            return {"ok": await operation(request, named)}
+        except VruntimeError as error:
+            return {"error": to_wire(error)}
+
+    # -- operations ---------------------------------------------------------------------------------------------
+
+    async def _create(self, request: Request, fds: Fds) -> Mapping[str, Any]:
+        record = load(self._store, request["id"])
+        container = Container(self._sandbox, self._store, record)
+        container.note(
+            creator=None,
+            monitor=Identity.of(os.getpid()),
+            shim=Identity(**request["shim"]),
+            sandbox=self._sandbox.config.id,
+            accelerator=str(self._sandbox.config.machine.accelerator),
+        )
+        try:
+            self._sandbox.share.add(
+                record.id,
+                record.rootfs,
+                readonly=request["readonly"],
+                binds=[Bind(**bind) for bind in request["binds"]],
+                destinations=[(path, is_dir) for path, is_dir in request["destinations"]],
+            )
+            await container.create(
+                request["config"].encode(), fds, terminal="terminal" in fds
+            )
+        except BaseException:
+            container.note(status=Status.STOPPED, error=self._sandbox.cause)
+            raise
+        self._containers[record.id] = container
+        self._keep(self._attend(container))
+        greeting = await self._sandbox.up()
+        return {"timings": self._sandbox.timings, "guest": dict(greeting.__dict__)}
+
+    async def _attend(self, container: Container) -> None:
+        await container.run_to_end()
+        del self._containers[container.id]
+        if not self._containers:
+            self._ended.set()
+
+    async def _start(self, request: Request, _: Fds) -> Mapping[str, Any]:
+        await self._container(request).start()
+        return {}
+
+    async def _exec(self, request: Request, fds: Fds) -> Mapping[str, Any]:
+        await self._container(request).exec(
+            request["process"].encode(), fds, terminal="terminal" in fds
+        )
+        return {}
+
+    async def _kill(self, request: Request, _: Fds) -> Mapping[str, Any]:
+        await self._container(request).signal(request["signal"], everyone=request["all"])
+        return {}
+
+    async def _ps(self, request: Request, _: Fds) -> Mapping[str, Any]:
+        return {"processes": await self._container(request).processes()}
+
+    def _container(self, request: Request) -> Container:
+        try:
+            return self._containers[request["id"]]
+        except KeyError as error:
+            raise NoSuchContainer("container not running") from error
+
+    def _keep(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+
+async def _hang_up(sock: socket.socket) -> None:
+    """Returns when the peer has closed the connection, without reading what it may have sent."""
+    loop = asyncio.get_running_loop()
+    while True:
+        readable: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(sock.fileno(), lambda: readable.done() or readable.set_result(None))
+        try:
+            await readable
+        finally:
+            loop.remove_reader(sock.fileno())
+        try:
+            if not sock.recv(1, socket.MSG_PEEK):
+                return
+        except BlockingIOError:
+            continue
+        except OSError:
+            return
+
+
+async def _send(sock: socket.socket, message: dict[str, Any]) -> None:
+    await asyncio.get_running_loop().sock_sendall(sock, control.encode(message))
+
+
+async def _receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    fds: list[int] = []
+    try:
+        length = control.header_length(await _exactly(sock, control.HEADER_SIZE, fds))
+        return control.decode(await _exactly(sock, length, fds)), fds
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+
+
+async def _exactly(sock: socket.socket, count: int, fds: list[int]) -> bytes:
+    loop = asyncio.get_running_loop()
+    data = bytearray()
+    while len(data) < count:
+        try:
+            part, received = control.receive_some(sock, count - len(data))
+        except BlockingIOError:
+            readable: asyncio.Future[None] = loop.create_future()
+            loop.add_reader(sock.fileno(), lambda: readable.done() or readable.set_result(None))
+            try:
+                await readable
+            finally:
+                loop.remove_reader(sock.fileno())
+            continue
+        fds += received
+        if not part:
+            raise EOFError
+        data += part
+    return bytes(data)

@@ -1,0 +1,174 @@
+"""The shared directory of a sandbox: what virtiofsd serves to the guest.
+
+It is built in a mount namespace of the monitor's own, and so disappears with its last process:
+
+    build/   a tmpfs, writable by the monitor alone
+    share/   the same tmpfs, bound read-only: what virtiofsd serves. The guest can neither write, rename nor plant here.
+
+A container is a directory in it: `<id>/rootfs`, and `<id>/mounts/<n>` for the bind mount with index n of its config.json.
+Each is a bind mount; as `build` and `share` are peers, it appears in both, and in virtiofsd's namespace, at any time.
+On the host every such mount is nodev, nosuid and noexec: that costs the guest nothing, whose own kernel decides for itself.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from vruntime import linux
+from vruntime.errors import HostError
+
+GUEST_PATH = "/run/vruntime/share"
+
+_HOST_ATTRIBUTES = linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NOEXEC
+_IN_ROOT = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A bind mount of config.json: its index there, its source on the host, and what the host itself enforces."""
+
+    index: int
+    source: str
+    readonly: bool
+    recursive: bool
+
+
+class Share:
+    """The shared directory below `directory`; to be made by the process that stays in its mount namespace."""
+
+    def __init__(self, directory: Path) -> None:
+        self._build = directory / "build"
+        self.path = directory / "share"
+
+    def make(self) -> None:
+        """Enters a mount namespace of our own, a slave of the host's, and makes the empty directory in it."""
+        self._build.mkdir(mode=0o700)
+        self.path.mkdir(mode=0o700)
+        try:
+            linux.unshare(linux.CLONE_NEWNS)
+            linux.mount("none", "/", flags=linux.MS_SLAVE | linux.MS_REC)
+            linux.mount(
+                "vruntime",
+                str(self._build),
+                fstype="tmpfs",
+                flags=linux.MS_NOSUID | linux.MS_NODEV,
+                data="mode=0755,size=1m",
+            )
+            linux.mount("none", str(self._build), flags=linux.MS_SHARED)
+            linux.mount(str(self._build), str(self.path), flags=linux.MS_BIND)
+            linux.mount_setattr(str(self.path), attributes=linux.MOUNT_ATTR_RDONLY)
+        except OSError as error:
+            raise HostError(f"cannot make the shared directory: {error}") from error
+
+    def add(
+        self,
+        container_id: str,
+        rootfs: str,
+        *,
+        readonly: bool,
+        binds: Sequence[Bind],
+        destinations: Iterable[tuple[str, bool]],
+    ) -> Mapping[int, str]:
+        """Binds a container's rootfs and mounts; gives the path in the guest of each bind's source, by its index.
+
+        `destinations` are the mount points of config.json, each with whether it is a directory: in a read-only
+        rootfs, where the guest cannot, those that are missing are made here, as runc makes them.
+        """
+        base = self._build / container_id
+        mounts = base / "mounts"
+        mounts.mkdir(parents=True)
+        root_fd = _open_source(rootfs, os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            if readonly:
+                for destination, is_directory in destinations:
+                    _make_mount_point(root_fd, destination, is_directory=is_directory)
+            self._bind(root_fd, base / "rootfs", readonly=readonly, recursive=True)
+        finally:
+            os.close(root_fd)
+        for bind in binds:
+            source_fd = _open_source(bind.source, 0)
+            try:
+                self._bind(
+                    source_fd,
+                    mounts / str(bind.index),
+                    readonly=bind.readonly,
+                    recursive=bind.recursive,
+                )
+            finally:
+                os.close(source_fd)
+        return {bind.index: f"{GUEST_PATH}/{container_id}/mounts/{bind.index}" for bind in binds}
+
+    def remove(self, container_id: str) -> None:
+        """Takes a container out again: its mounts, and then its directory."""
+        base = self._build / container_id
+        targets = [base / "rootfs", *(base / "mounts").iterdir()] if base.exists() else []
+        for target in targets:
+            with suppress(OSError):
+                linux.umount(str(target), linux.MNT_DETACH)
+            with suppress(FileNotFoundError):
+                target.rmdir() if target.is_dir() else target.unlink()
+        if base.exists():
+            (base / "mounts").rmdir()
+            base.rmdir()
+
+    @staticmethod
+    def _bind(source_fd: int, target: Path, *, readonly: bool, recursive: bool) -> None:
+        if stat.S_ISDIR(os.fstat(source_fd).st_mode):
+            target.mkdir()
+        else:
+            target.touch()
+        flags = linux.MS_BIND | (linux.MS_REC if recursive else 0)
+        try:
+            linux.mount(f"/proc/self/fd/{source_fd}", str(target), flags=flags)
+            linux.mount_setattr(str(target), attributes=_HOST_ATTRIBUTES, recursive=recursive)
+            if readonly:
+                linux.mount_setattr(str(target), attributes=linux.MOUNT_ATTR_RDONLY)
+        except OSError as error:
+            raise HostError(f"cannot share {os.readlink(f'/proc/self/fd/{source_fd}')}: {error}") from error
+
+
+def _open_source(path: str, flags: int) -> int:
+    try:
+        return os.open(path, os.O_PATH | os.O_CLOEXEC | flags)
+    except OSError as error:
+        raise HostError(f"cannot share {path}: {error.strerror}") from error
+
+
+def _make_mount_point(root_fd: int, destination: str, *, is_directory: bool) -> None:
+    """Makes what is missing of a path, one component after the other, each looked up within the root alone."""
+    parts = [part for part in destination.split("/") if part not in ("", ".")]
+    for depth in range(1, len(parts) + 1):
+        path = "/".join(parts[:depth])
+        try:
+            os.close(linux.openat2(root_fd, path, flags=os.O_PATH, resolve=_IN_ROOT))
+            continue
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise HostError(f"cannot make mount point {destination}: {error.strerror}") from error
+        parent = linux.openat2(
+            root_fd,
+            "/".join(parts[: depth - 1]) or ".",
+            flags=os.O_PATH | os.O_DIRECTORY,
+            resolve=_IN_ROOT,
+        )
+        try:
+            if depth < len(parts) or is_directory:
+                os.mkdir(parts[depth - 1], 0o755, dir_fd=parent)
+            else:
+                flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+                os.close(os.open(parts[depth - 1], flags, 0o644, dir_fd=parent))
+        except FileExistsError:
+            pass  # a dangling symlink, or a race: the guest will say what is wrong with it
+        except OSError as error:
+            if error.errno != 30:  # EROFS: the image itself is read-only; so will be the guest's answer
+                raise HostError(
+                    f"cannot make mount point {destination}: {error.strerror}"
+                ) from error
+        finally:
+            os.close(parent)

@@ -1,0 +1,89 @@
+"""The host's stand-in for one process in a guest: its pid is the process's pid to the engine.
+
+It lives exactly as long as the process does and exits with the same code. Signals sent to it are passed on; when it is
+killed, so is the process in the guest, since the monitor sees its end of the link close. On a terminal it is the
+session leader on the host's side of it, so that the kernel tells it of new window sizes.
+
+Run as `python -I -S shim.py LINK_FD TERMINAL_FD|-`, with the standard library's lightest modules alone: there is one of
+these for each process of each container.
+
+The link is a stream of lines. To the monitor: `ready`, `signal N`, `resize ROWS COLUMNS`. From it: `exit CODE`.
+"""
+
+import os
+import select
+import signal
+import sys
+
+KILLED = 128 + 9
+# SIGKILL and SIGSTOP cannot be caught; 32 and 33 belong to libc; SIGCHLD is of no meaning to another process.
+FORWARDED = tuple(
+    number
+    for number in range(1, 65)
+    if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, 32, 33)
+)
+
+
+def main() -> int:
+    """Forwards until the monitor tells the exit code; its silence, when it dies, is the VM's death: 137."""
+    link = int(sys.argv[1])
+    terminal = None if sys.argv[2] == "-" else int(sys.argv[2])
+    signals = catch_signals()
+    if terminal is not None:
+        take_terminal(terminal)
+    tell(link, "ready")
+    poll = select.poll()
+    poll.register(link, select.POLLIN)
+    poll.register(signals, select.POLLIN)
+    received = b""
+    while True:
+        ready = {fd for fd, _ in poll.poll()}
+        if signals in ready:
+            for number in os.read(signals, 256):
+                forward(link, number, terminal)
+        if link in ready:
+            part = os.read(link, 256)
+            received += part
+            line, end, _ = received.partition(b"\n")
+            if end:
+                return int(line.removeprefix(b"exit "))
+            if not part:
+                return KILLED
+
+
+def catch_signals() -> int:
+    """Catches what can be caught; each arrives as a byte on the descriptor given back."""
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in FORWARDED:
+        signal.signal(number, lambda *_: None)
+    return reader
+
+
+def take_terminal(terminal: int) -> None:
+    """Makes the terminal the controlling one of our session, so that SIGWINCH comes to us."""
+    import fcntl  # noqa: PLC0415  only with a terminal
+    import termios  # noqa: PLC0415
+
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+
+def forward(link: int, number: int, terminal: int | None) -> None:
+    """Passes a signal on; a change of the window's size as what it means."""
+    if number == signal.SIGWINCH and terminal is not None:
+        size = os.get_terminal_size(terminal)
+        tell(link, f"resize {size.lines} {size.columns}")
+    else:
+        tell(link, f"signal {number}")
+
+
+def tell(link: int, line: str) -> None:
+    """Sends a line; a monitor that is gone shows at the next read."""
+    try:
+        os.write(link, line.encode() + b"\n")
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""The state on disk, below the root that the engine gives:
+
+containers/<id>/state.json    the container's record (container.Record)
+containers/<id>/config.json   its config as it was at create: later edits of the bundle have no effect
+sandboxes/<id>/               the monitor's sockets, its log, and the mount points of the shared directory
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from vruntime.errors import ContainerError, ContainerExists, HostError, NoSuchContainer
+
+# runc's idRegex; a name of "." or ".." is refused apart.
+_ID = re.compile(r"[\w+-.]+", re.ASCII)
+_MAX_ID = 255 - len(".config.json.tmp")
+
+
+def check_id(container_id: str) -> str:
+    """The id itself; ContainerError in runc's words when it is none."""
+    if (
+        not _ID.fullmatch(container_id)
+        or container_id in (".", "..")
+        or len(container_id) > _MAX_ID
+    ):
+        raise ContainerError("invalid container ID format")
+    return container_id
+
+
+class Store:
+    """The state of every container under one root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._containers = root / "containers"
+        self._sandboxes = root / "sandboxes"
+
+    def container(self, container_id: str) -> Path:
+        """The directory of a container."""
+        return self._containers / check_id(container_id)
+
+    def sandbox(self, sandbox_id: str) -> Path:
+        """The directory of a sandbox."""
+        return self._sandboxes / check_id(sandbox_id)
+
+    def ids(self) -> list[str]:
+        """The ids of all containers, sorted."""
+        with suppress(FileNotFoundError):
+            return sorted(entry.name for entry in os.scandir(self._containers) if entry.is_dir())
+        return []
+
+    def reserve(self, container_id: str) -> Path:
+        """Takes an id: makes the container's directory, which at most one caller can. ContainerExists when taken."""
+        directory = self.container(container_id)
+        try:
+            self._containers.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._sandboxes.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700)
+        except FileExistsError as error:
+            raise ContainerExists("container with given ID already exists") from error
+        except OSError as error:
+            raise HostError(
+                f"cannot keep state in {directory}: {error.strerror}",
+                hint="--root names another directory",
+            ) from error
+        return directory
+
+    def remove(self, container_id: str) -> None:
+        """Gives an id free: removes all state of the container and of its sandbox of the same id."""
+        shutil.rmtree(self.sandbox(container_id), ignore_errors=True)
+        shutil.rmtree(self.container(container_id), ignore_errors=True)
+
+    def write(self, container_id: str, name: str, text: str) -> None:
+        """Writes a file of a container so that a reader sees the old one or the new one, never a part."""
+        replace_file(self.container(container_id) / name, text)
+
+    def read(self, container_id: str, name: str) -> dict[str, Any]:
+        """Reads a JSON file of a container; NoSuchContainer when there is none."""
+        path = self.container(container_id) / name
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NoSuchContainer("container does not exist") from error
+        try:
+            contents = json.loads(text)
+        except ValueError as error:
+            raise HostError(
+                f"{path} is damaged: {error}", hint="delete --force removes the container"
+            ) from error
+        return dict(contents)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Writes a file beside its place, flushes it, and renames it into place."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise HostError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,167 @@
+"""From a frozen description of a machine to QEMU's command line: pure functions, no side effect.
+
+The machine is QEMU's `microvm`: no PCI, no ACPI, no firmware tables; devices are virtio over MMIO, announced to the
+guest on the kernel's command line. It is given everything as a file descriptor, but the kernel and the initramfs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vruntime.accelerator import Accelerator
+
+AGENT_PORT = "vruntime.agent"
+SHARE_TAG = "vruntime"
+
+KERNEL_PARAMETERS = (
+    "console=ttyS0",
+    "8250.nr_uarts=1",
+    "quiet",  # a console is read when something failed: warnings and worse are all it need show
+    "panic=-1",  # a panic resets at once, and -no-reboot makes a reset the end of QEMU
+    "reboot=t",  # without ACPI the one way to end the machine is a reset: by triple fault, the quickest
+    "random.trust_cpu=on",
+    "rdinit=/init",
+)
+TCG_KERNEL_PARAMETERS = ("no_timer_check", "tsc=reliable")
+
+# TCG runs `rep movsb` a byte at a time; without these two features the kernel and libc copy by words.
+_CPU = {Accelerator.KVM: "host", Accelerator.TCG: "max,-erms,-fsrm"}
+
+
+@dataclass(frozen=True)
+class Descriptors:
+    """The descriptors that QEMU is given in place of paths, by their numbers in its process."""
+
+    console: int
+    qmp: int
+    agent: int
+    virtiofs: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A virtual machine as asked for; sizes in bytes."""
+
+    name: str
+    qemu: str
+    kernel: str
+    initramfs: str
+    accelerator: Accelerator
+    memory: int
+    vcpus: int = 1
+    extra_kernel_parameters: str = ""
+
+
+def command_line(machine: Machine, fds: Descriptors) -> list[str]:
+    """QEMU's argv."""
+    return [
+        machine.qemu,
+        *_identity(machine),
+        *_board(machine),
+        *_boot(machine),
+        *_console(fds),
+        *_control(fds),
+        *_agent_channel(fds),
+        *_shared_directory(fds),
+        *_entropy(),
+    ]
+
+
+def kernel_command_line(machine: Machine) -> str:
+    """The guest kernel's command line; nothing of it comes from a bundle."""
+    parameters = list(KERNEL_PARAMETERS)
+    if machine.accelerator is Accelerator.TCG:
+        parameters += TCG_KERNEL_PARAMETERS
+    if machine.extra_kernel_parameters:
+        parameters.append(machine.extra_kernel_parameters)
+    return " ".join(parameters)
+
+
+def _identity(machine: Machine) -> list[str]:
+    # Not the container's id: it is the caller's, and a comma in it would be read as an option.
+    return [
+        "-name",
+        f"guest={quote(machine.name)},debug-threads=on",
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    ]
+
+
+def _board(machine: Machine) -> list[str]:
+    return [
+        "-machine",
+        f"microvm,accel={machine.accelerator},acpi=off,pit=off,pic=off,rtc=off,usb=off,"
+        "isa-serial=on,auto-kernel-cmdline=on,mem-merge=off,dump-guest-core=off,"
+        "memory-backend=memory",
+        # The guest's memory is a memfd, shared with virtiofsd, which reads and writes the requests in it.
+        "-object",
+        f"memory-backend-memfd,id=memory,size={machine.memory},share=on",
+        "-m",
+        f"size={machine.memory}B",
+        "-smp",
+        f"cpus={machine.vcpus}",
+        "-cpu",
+        _CPU[machine.accelerator],
+        # Without it the devices are legacy virtio, which virtiofsd refuses.
+        "-global",
+        "virtio-mmio.force-legacy=false",
+    ]
+
+
+def _boot(machine: Machine) -> list[str]:
+    return [
+        "-kernel",
+        machine.kernel,
+        "-initrd",
+        machine.initramfs,
+        "-append",
+        kernel_command_line(machine),
+    ]
+
+
+def _console(fds: Descriptors) -> list[str]:
+    return ["-chardev", f"socket,id=console,fd={fds.console}", "-serial", "chardev:console"]
+
+
+def _control(fds: Descriptors) -> list[str]:
+    return ["-chardev", f"socket,id=qmp,fd={fds.qmp}", "-mon", "chardev=qmp,mode=control"]
+
+
+def _agent_channel(fds: Descriptors) -> list[str]:
+    # `server`: the descriptor listens already, so that the host may dial before QEMU runs, and may dial again.
+    return [
+        "-chardev",
+        f"socket,id=agent,fd={fds.agent},server=on,wait=off",
+        "-device",
+        "virtio-serial-device,max_ports=2",
+        "-device",
+        f"virtserialport,chardev=agent,name={AGENT_PORT}",
+    ]
+
+
+def _shared_directory(fds: Descriptors) -> list[str]:
+    return [
+        "-chardev",
+        f"socket,id=virtiofs,fd={fds.virtiofs}",
+        "-device",
+        f"vhost-user-fs-device,chardev=virtiofs,tag={SHARE_TAG},queue-size=1024",
+    ]
+
+
+def _entropy() -> list[str]:
+    return [
+        "-object",
+        "rng-random,id=entropy,filename=/dev/urandom",
+        "-device",
+        "virtio-rng-device,rng=entropy",
+    ]
+
+
+def quote(value: str) -> str:
+    """A value as QEMU's option parser reads it back: a comma is written twice."""
+    return value.replace(",", ",,")
