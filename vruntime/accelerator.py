@@ -68,7 +68,7 @@ def kvm_obstacle() -> str | None:
             errno.EACCES: "this user needs access to it",
             errno.EPERM: "the device cgroup of this process forbids it",
         }
-        remedy = remedies.get(error.errno)
+        remedy = remedies.get(error.errno or 0)
         return f"{KVM_DEVICE}: {error.strerror}" + (f": {remedy}" if remedy else "")
     return None
 

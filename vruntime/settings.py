@@ -1,8 +1,8 @@
 """The administrator's settings: /etc/vruntime/config.toml and its drop-ins.
 
-/etc/vruntime/config.toml is read first, then /etc/vruntime/config.d/*.toml in lexical order; the last
-file that has a key decides it. The global flag --config names one file that is read instead of all
-of these. None needs to exist but that one.
+/etc/vruntime/config.toml is read first, then /etc/vruntime/config.d/*.toml in lexical order; the
+last file that has a key decides it. The global flag --config names one file that is read instead
+of all of these. None needs to exist but that one.
 
 The files choose programs that run as root: each must belong to root and be writable by nobody else.
 A key or a value that is not known is an error that names it.
@@ -159,7 +159,7 @@ def _boolean(value: object) -> bool:
 
 
 def _choice(kind: type[StrEnum]) -> Callable[[Any], StrEnum]:
-    def parse(value: object) -> StrEnum:
+    def parse(value: str) -> StrEnum:
         try:
             return kind(value)
         except ValueError:

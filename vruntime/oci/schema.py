@@ -41,8 +41,8 @@ def _load() -> dict[str, Any]:
 
 def _faults(document: object, schema: dict[str, Any]) -> Iterator[str]:
     # An import of 55 ms, which only the commands that read a config.json pay.
-    from jsonschema import Draft7Validator
-    from jsonschema.validators import extend
+    from jsonschema import Draft7Validator  # noqa: PLC0415
+    from jsonschema.validators import extend  # noqa: PLC0415
 
     types = Draft7Validator.TYPE_CHECKER.redefine("integer", _is_integer)
     strict = extend(Draft7Validator, type_checker=types)  # type: ignore[no-untyped-call]

@@ -1,0 +1,49 @@
+"""The features document (runtime-spec 1.2, features.md and features-linux.md)."""
+
+from __future__ import annotations
+
+from vruntime import __version__
+from vruntime.oci import support
+from vruntime.oci.document import Json
+
+
+def features() -> Json:
+    """What this runtime recognises, whatever the host offers.
+
+    Of the kernel's parts it says what is true inside the guest, where containers run: cgroup v2
+    alone, no systemd, no AppArmor or SELinux.
+    """
+    return {
+        "ociVersionMin": support.OCI_VERSION_MIN,
+        "ociVersionMax": support.OCI_VERSION_MAX,
+        "hooks": [],
+        "mountOptions": list(support.MOUNT_OPTIONS),
+        "linux": {
+            "namespaces": list(support.NAMESPACES),
+            "capabilities": list(support.CAPABILITIES),
+            "cgroup": {
+                "v1": False,
+                "v2": True,
+                "systemd": False,
+                "systemdUser": False,
+                "rdma": False,
+            },
+            "seccomp": {
+                "enabled": True,
+                "actions": list(support.SECCOMP_ACTIONS),
+                "operators": list(support.SECCOMP_OPERATORS),
+                "archs": list(support.SECCOMP_ARCHITECTURES),
+                "knownFlags": list(support.SECCOMP_FLAGS),
+                "supportedFlags": list(support.SECCOMP_FLAGS),
+            },
+            "apparmor": {"enabled": False},
+            "selinux": {"enabled": False},
+            "intelRdt": {"enabled": False},
+            "mountExtensions": {"idmap": {"enabled": False}},
+        },
+        "annotations": {
+            "org.opencontainers.runc.checkpoint.enabled": "false",
+            "vruntime.version": __version__,
+        },
+        "potentiallyUnsafeConfigAnnotations": [],
+    }
