@@ -1,0 +1,442 @@
+//! The containers of the sandbox, and the transitions of their lives.
+//!
+//! ```text
+//! (none) --create--> creating --> created --start--> running
+//!                                    |                  |  the init ends
+//!                                    +----> stopped <---+
+//! created, running, stopped --delete--> deleting --> (none)
+//! ```
+//!
+//! The lock of the table is held for a look or a change, never while something is awaited.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use oci_spec::runtime::{Process as OciProcess, Spec};
+
+use crate::cgroup::Cgroup;
+use crate::error::{Error, Result};
+use crate::init::protocol::{Create, Exec, Request, WindowSize};
+use crate::launch::{Conversation, Launched, Place, launch, start};
+use crate::process::Process;
+use crate::reaper::Reaper;
+use crate::stdio::Plan;
+
+/// The process id of a container's first process.
+pub const INIT: &str = "init";
+
+/// Bounds that no sane host meets.
+const MAX_CONTAINERS: usize = 1024;
+const MAX_PROCESSES: usize = 4096;
+const MAX_ID: usize = 1024;
+
+/// What a container is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Creating,
+    Created,
+    Running,
+    Stopped,
+    Deleting,
+}
+
+impl Status {
+    fn can_start(self) -> bool {
+        self == Self::Created
+    }
+
+    /// As with runc, a created container takes further processes already.
+    fn can_exec(self) -> bool {
+        matches!(self, Self::Created | Self::Running)
+    }
+
+    fn can_delete(self) -> bool {
+        matches!(self, Self::Created | Self::Running | Self::Stopped)
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Deleting => "deleting",
+        })
+    }
+}
+
+/// All containers.
+pub struct Containers {
+    reaper: Arc<Reaper>,
+    cgroup_root: PathBuf,
+    table: Mutex<HashMap<String, Entry>>,
+}
+
+/// What the table knows of an id.
+enum Entry {
+    Creating,
+    Present(Arc<Container>),
+    Deleting,
+}
+
+/// A container that exists.
+pub struct Container {
+    pub id: String,
+    pub cgroup: Cgroup,
+    spec: Spec,
+    reaper: Arc<Reaper>,
+    init: Arc<Process>,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// The init's end of the conversation, until it is started.
+    unstarted: Option<Conversation>,
+    /// Those added by exec; None while one is being made.
+    processes: HashMap<String, Option<Arc<Process>>>,
+}
+
+/// What the host wishes for the streams of a process.
+#[derive(Clone, Copy, Default)]
+pub struct StdioRequest {
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+    pub window: Option<WindowSize>,
+}
+
+impl StdioRequest {
+    fn plan(self, process: Option<&OciProcess>) -> Plan {
+        let terminal = process.and_then(|process| process.terminal()).unwrap_or(false);
+        Plan {
+            terminal,
+            stdin: self.stdin,
+            stdout: self.stdout,
+            stderr: self.stderr,
+        }
+    }
+}
+
+impl Containers {
+    /// No containers yet; their cgroups will be below this directory.
+    pub fn new(reaper: Arc<Reaper>, cgroup_root: PathBuf) -> Self {
+        Self {
+            reaper,
+            cgroup_root,
+            table: Mutex::default(),
+        }
+    }
+
+    /// Makes a container, whose init waits for [`Self::start`].
+    pub async fn create(&self, id: String, spec: Spec, stdio: StdioRequest) -> Result<Arc<Container>> {
+        check_id("container", &id)?;
+        self.reserve(&id)?;
+        let result = self.make(&id, spec, stdio).await;
+        let mut table = self.table();
+        match result {
+            Ok(container) => {
+                let container = Arc::new(container);
+                table.insert(id, Entry::Present(container.clone()));
+                Ok(container)
+            }
+            Err(error) => {
+                table.remove(&id);
+                Err(error)
+            }
+        }
+    }
+
+    fn reserve(&self, id: &str) -> Result<()> {
+        let mut table = self.table();
+        if table.contains_key(id) {
+            return Err(Error::AlreadyExists(format!("container {id:?} exists already")));
+        }
+        if table.len() >= MAX_CONTAINERS {
+            return Err(Error::FailedPrecondition(format!(
+                "there are {MAX_CONTAINERS} containers already"
+            )));
+        }
+        table.insert(id.to_owned(), Entry::Creating);
+        Ok(())
+    }
+
+    async fn make(&self, id: &str, spec: Spec, stdio: StdioRequest) -> Result<Container> {
+        let limits = spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.resources().clone())
+            .unwrap_or_default();
+        let plan = stdio.plan(spec.process().as_ref());
+        let cgroup = Cgroup::create(&self.cgroup_root, id, &limits)?;
+        let request = Request::Create(Box::new(Create {
+            spec,
+            window: stdio.window,
+        }));
+        let place = Place {
+            reaper: &self.reaper,
+            cgroup: &cgroup,
+            init: None,
+        };
+        let launched = match launch(place, &request, plan).await {
+            Ok(launched) => launched,
+            Err(error) => {
+                cgroup.destroy().await?;
+                return Err(error);
+            }
+        };
+        let Request::Create(create) = request else {
+            unreachable!("the request has just been made")
+        };
+        let Launched {
+            pid,
+            exit,
+            streams,
+            conversation,
+        } = launched;
+        Ok(Container {
+            id: id.to_owned(),
+            cgroup,
+            spec: create.spec,
+            reaper: self.reaper.clone(),
+            init: Arc::new(Process::new(self.reaper.clone(), pid, exit, streams)),
+            state: Mutex::new(State {
+                unstarted: Some(conversation),
+                processes: HashMap::new(),
+            }),
+        })
+    }
+
+    /// Kills what is left of a container, and forgets it.
+    pub async fn delete(&self, id: &str) -> Result<()> {
+        let container = self.begin_delete(id)?;
+        let result = container.cgroup.destroy().await;
+        if result.is_ok() {
+            container.init.exit().wait().await;
+        }
+        let mut table = self.table();
+        match result {
+            Ok(()) => table.remove(id),
+            Err(_) => table.insert(id.to_owned(), Entry::Present(container)),
+        };
+        result
+    }
+
+    fn begin_delete(&self, id: &str) -> Result<Arc<Container>> {
+        let mut table = self.table();
+        let container = found(&table, id)?;
+        container.status().require("deleted", id, Status::can_delete)?;
+        table.insert(id.to_owned(), Entry::Deleting);
+        Ok(container)
+    }
+
+    /// A container that exists.
+    pub fn get(&self, id: &str) -> Result<Arc<Container>> {
+        found(&self.table(), id)
+    }
+
+    /// A process of a container.
+    pub fn process(&self, container: &str, process: &str) -> Result<Arc<Process>> {
+        self.get(container)?.process(process)
+    }
+
+    /// Kills and forgets all that there are.
+    pub async fn delete_all(&self) {
+        let ids: Vec<String> = self.table().keys().cloned().collect();
+        for id in ids {
+            if let Err(error) = self.delete(&id).await {
+                crate::log::warning(&format!("container {id:?} cannot be deleted: {error:?}"));
+            }
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.table.lock().expect("no panic while the table is locked")
+    }
+}
+
+fn found(table: &HashMap<String, Entry>, id: &str) -> Result<Arc<Container>> {
+    let status = match table.get(id) {
+        Some(Entry::Present(container)) => return Ok(container.clone()),
+        Some(Entry::Creating) => Status::Creating,
+        Some(Entry::Deleting) => Status::Deleting,
+        None => return Err(Error::NotFound(format!("container {id:?} does not exist"))),
+    };
+    Err(Error::FailedPrecondition(format!("container {id:?} is {status}")))
+}
+
+impl Status {
+    /// An error that names the state and what it does not allow.
+    fn require(self, action: &str, id: &str, allows: impl FnOnce(Self) -> bool) -> Result<()> {
+        match allows(self) {
+            true => Ok(()),
+            false => Err(Error::FailedPrecondition(format!(
+                "container {id:?} cannot be {action}: it is {self}"
+            ))),
+        }
+    }
+}
+
+impl Container {
+    /// What it is doing.
+    pub fn status(&self) -> Status {
+        match self.state().unstarted {
+            _ if self.init.has_ended() => Status::Stopped,
+            Some(_) => Status::Created,
+            None => Status::Running,
+        }
+    }
+
+    /// The container's first process.
+    pub fn init(&self) -> &Process {
+        &self.init
+    }
+
+    /// Lets the init execute its program.
+    pub async fn start(&self) -> Result<()> {
+        self.status().require("started", &self.id, Status::can_start)?;
+        let unstarted = self.state().unstarted.take();
+        let conversation = unstarted.expect("what is created is not started");
+        let mut exit = self.init.exit();
+        let result = start(conversation, &mut exit).await;
+        if result.is_err() {
+            // It may have ended by itself.
+            let _ = self.init.signal(nix::libc::SIGKILL);
+        }
+        result
+    }
+
+    /// Adds a process.
+    pub async fn exec(&self, id: String, process: OciProcess, stdio: StdioRequest) -> Result<Arc<Process>> {
+        check_id("process", &id)?;
+        self.status()
+            .require("given a further process", &self.id, Status::can_exec)?;
+        self.reserve(&id)?;
+        let plan = stdio.plan(Some(&process));
+        let request = Request::Exec(Box::new(Exec {
+            process,
+            spec: self.spec.clone(),
+            window: stdio.window,
+        }));
+        let place = Place {
+            reaper: &self.reaper,
+            cgroup: &self.cgroup,
+            init: Some(self.init.pid),
+        };
+        let result = launch(place, &request, plan).await;
+        let mut state = self.state();
+        match result {
+            Ok(Launched { pid, exit, streams, .. }) => {
+                let process = Arc::new(Process::new(self.reaper.clone(), pid, exit, streams));
+                state.processes.insert(id, Some(process.clone()));
+                Ok(process)
+            }
+            Err(error) => {
+                state.processes.remove(&id);
+                Err(error)
+            }
+        }
+    }
+
+    fn reserve(&self, id: &str) -> Result<()> {
+        let mut state = self.state();
+        if id == INIT || state.processes.contains_key(id) {
+            return Err(Error::AlreadyExists(format!(
+                "process {id:?} of container {:?} exists already",
+                self.id
+            )));
+        }
+        if state.processes.len() >= MAX_PROCESSES {
+            let message = format!("container {:?} has {MAX_PROCESSES} processes already", self.id);
+            return Err(Error::FailedPrecondition(message));
+        }
+        state.processes.insert(id.to_owned(), None);
+        Ok(())
+    }
+
+    /// A process by its id.
+    pub fn process(&self, id: &str) -> Result<Arc<Process>> {
+        if id == INIT {
+            return Ok(self.init.clone());
+        }
+        match self.state().processes.get(id) {
+            Some(Some(process)) => Ok(process.clone()),
+            Some(None) => Err(Error::FailedPrecondition(format!("process {id:?} is being made"))),
+            None => Err(Error::NotFound(format!(
+                "container {:?} has no process {id:?}",
+                self.id
+            ))),
+        }
+    }
+
+    /// Forgets an ended process; what its children still write is dropped.
+    pub fn forget(&self, id: &str) -> Result<()> {
+        if id == INIT {
+            let message = format!("the init of container {:?} is forgotten by its deletion", self.id);
+            return Err(Error::FailedPrecondition(message));
+        }
+        if !self.process(id)?.has_ended() {
+            return Err(Error::FailedPrecondition(format!(
+                "process {id:?} cannot be forgotten: it is running"
+            )));
+        }
+        self.state().processes.remove(id);
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while the state is locked")
+    }
+}
+
+/// An id is a directory's name among the cgroups, and appears in messages.
+fn check_id(what: &str, id: &str) -> Result<()> {
+    let plain = |c: u8| c.is_ascii_alphanumeric() || b"_+-.".contains(&c);
+    match (1..=MAX_ID).contains(&id.len()) && id.bytes().all(plain) && id != "." && id != ".." {
+        true => Ok(()),
+        false => Err(Error::InvalidArgument(format!(
+            "{what} id {:?} is not valid",
+            crate::error::bounded(id.to_owned())
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_those_of_runc() {
+        for id in ["a", "A.b_c+d-9", "...", &"x".repeat(255)] {
+            assert!(check_id("container", id).is_ok(), "{id}");
+        }
+        for id in ["", ".", "..", "a/b", "a\nb", "a\0", "é", &"x".repeat(MAX_ID + 1)] {
+            assert!(check_id("container", id).is_err(), "{id}");
+        }
+    }
+
+    #[test]
+    fn each_transition_is_allowed_from_its_states_alone() {
+        use Status::*;
+        let allowing = |allows: fn(Status) -> bool| {
+            [Creating, Created, Running, Stopped, Deleting]
+                .into_iter()
+                .filter(|s| allows(*s))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(allowing(Status::can_start), [Created]);
+        assert_eq!(allowing(Status::can_exec), [Created, Running]);
+        assert_eq!(allowing(Status::can_delete), [Created, Running, Stopped]);
+    }
+
+    #[test]
+    fn a_refusal_names_both_states() {
+        let Err(Error::FailedPrecondition(message)) = Status::Running.require("started", "c", Status::can_start) else {
+            panic!("a running container was started");
+        };
+        assert_eq!(message, "container \"c\" cannot be started: it is running");
+    }
+}

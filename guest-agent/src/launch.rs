@@ -1,0 +1,297 @@
+//! Makes the process of a container: starts `init` and follows its account, as [`crate::init::protocol`] defines it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::libc;
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::unistd::Pid;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+use crate::cgroup::Cgroup;
+use crate::error::{Error, Result};
+use crate::init::protocol::{self, Event, Request};
+use crate::reaper::{Exit, Expectation, Reaper};
+use crate::stdio::{self, ChildEnds, Plan, Streams};
+
+/// How long `init` may take for all of its preparations, and to execute the program.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A process that `init` has made: running its program after Exec, waiting for its start after Create.
+pub struct Launched {
+    pub pid: Pid,
+    pub exit: Exit,
+    pub streams: Streams,
+    pub conversation: Conversation,
+}
+
+/// Where a process is made.
+pub struct Place<'a> {
+    pub reaper: &'a Arc<Reaper>,
+    pub cgroup: &'a Cgroup,
+    /// The container's init, which a further process joins.
+    pub init: Option<Pid>,
+}
+
+/// Makes a process, in the container's cgroup from its first instruction on. When that fails, nothing of it is left.
+pub async fn launch(place: Place<'_>, request: &Request, plan: Plan) -> Result<Launched> {
+    let expectation = place.reaper.expect();
+    let (ends, streams) = stdio::open(plan)?;
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(cannot_start)?;
+    let stage = spawn_init(&ends, theirs.as_fd()).map_err(cannot_start)?;
+    drop((ends, theirs));
+    let mut birth = Birth {
+        reaper: place.reaper,
+        pids: vec![stage],
+        exit: expectation.claim(stage),
+        streams,
+    };
+    let result = match Conversation::new(ours) {
+        Ok(conversation) => within_deadline(birth.complete(&place, &expectation, conversation, request)).await,
+        Err(error) => Err(cannot_start(error)),
+    };
+    match result {
+        Ok(conversation) => {
+            let Birth {
+                pids, exit, streams, ..
+            } = birth;
+            Ok(Launched {
+                pid: pids[pids.len() - 1],
+                exit,
+                streams,
+                conversation,
+            })
+        }
+        Err(error) => {
+            birth.abandon().await;
+            Err(error)
+        }
+    }
+}
+
+/// A process on its way.
+struct Birth<'a> {
+    reaper: &'a Reaper,
+    /// The process that was started, and the one that goes on.
+    pids: Vec<Pid>,
+    /// The end of the last of them.
+    exit: Exit,
+    streams: Streams,
+}
+
+impl Birth<'_> {
+    async fn complete(
+        &mut self,
+        place: &Place<'_>,
+        expectation: &Expectation,
+        mut conversation: Conversation,
+        request: &Request,
+    ) -> Result<Conversation> {
+        place.cgroup.add(self.pids[0], place.init)?;
+        let init = place.init.map(open_pidfd).transpose()?;
+        conversation.send(request, init).await?;
+        loop {
+            match conversation.receive().await? {
+                Some((Event::Pid(pid), _)) => {
+                    let pid = Pid::from_raw(pid as i32);
+                    self.pids.push(pid);
+                    self.exit = expectation.claim(pid);
+                }
+                Some((Event::Console, Some(master))) => self.streams.set_terminal(master)?,
+                Some((Event::Console, None)) => return Err(Error::Internal("init sent no terminal".to_owned())),
+                Some((Event::Ready, _)) => return Ok(conversation),
+                Some((Event::Failed(failure), _)) => return Err(failure.into()),
+                // After Exec, and with the process known, the end of the stream is its execve.
+                None if place.init.is_some() && self.pids.len() > 1 => return Ok(conversation),
+                None => return Err(died(self.exit.wait().await)),
+            }
+        }
+    }
+
+    /// Kills what has been made, and waits until it has ended.
+    async fn abandon(mut self) {
+        for pid in &self.pids {
+            // It may have ended by itself.
+            let _ = self.reaper.signal(*pid, libc::SIGKILL);
+        }
+        self.exit.wait().await;
+    }
+}
+
+/// Lets a created process execute its program.
+pub async fn start(mut conversation: Conversation, exit: &mut Exit) -> Result<()> {
+    within_deadline(async {
+        conversation.send(&Request::Start, None).await?;
+        match conversation.receive().await? {
+            None => Ok(()),
+            Some((Event::Failed(failure), _)) => Err(failure.into()),
+            Some(_) => Err(Error::Internal(format!(
+                "init broke the protocol; exit code {:?}",
+                exit.code()
+            ))),
+        }
+    })
+    .await
+}
+
+async fn within_deadline<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(DEADLINE, work).await.unwrap_or_else(|_| {
+        Err(Error::Internal(format!(
+            "the process has not been set up within {} s",
+            DEADLINE.as_secs()
+        )))
+    })
+}
+
+/// Starts this executable once more, as `init`, with the signals as a new program expects them.
+fn spawn_init(ChildEnds(ends): &ChildEnds, socket: std::os::fd::BorrowedFd) -> io::Result<Pid> {
+    let mut actions = PosixSpawnFileActions::init()?;
+    // In this order no descriptor is overwritten that is still needed: all of ours are above 2.
+    for (number, end) in ends.iter().enumerate() {
+        actions.add_dup2(end.as_raw_fd(), number as RawFd)?;
+    }
+    actions.add_dup2(socket.as_raw_fd(), protocol::SOCKET)?;
+
+    let mut attributes = PosixSpawnAttr::init()?;
+    attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK)?;
+    attributes.set_sigdefault(&SigSet::from(Signal::SIGPIPE))?;
+    attributes.set_sigmask(&SigSet::empty())?;
+
+    let no_environment: [&std::ffi::CStr; 0] = [];
+    Ok(posix_spawn(
+        c"/proc/self/exe",
+        &actions,
+        &attributes,
+        &[c"vruntime-agent", c"init"],
+        &no_environment,
+    )?)
+}
+
+fn open_pidfd(pid: Pid) -> Result<OwnedFd> {
+    // SAFETY: pidfd_open(2) takes no pointers.
+    match unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) } {
+        -1 => Err(Error::kernel(format!("open process {pid}"), io::Error::last_os_error())),
+        // SAFETY: the kernel has just made this descriptor for us.
+        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }),
+    }
+}
+
+fn cannot_start(error: io::Error) -> Error {
+    Error::kernel("start a process", error)
+}
+
+fn died(exit_code: u8) -> Error {
+    Error::Internal(format!(
+        "the process died while it was set up, with exit code {exit_code}"
+    ))
+}
+
+/// The agent's end of the socket to an `init`.
+pub struct Conversation {
+    socket: UnixStream,
+    fds: VecDeque<OwnedFd>,
+}
+
+impl Conversation {
+    fn new(socket: std::os::unix::net::UnixStream) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            socket: UnixStream::from_std(socket)?,
+            fds: VecDeque::new(),
+        })
+    }
+
+    async fn send(&mut self, request: &Request, fd: Option<OwnedFd>) -> Result<()> {
+        let frame = protocol::encode(request).map_err(cannot_talk)?;
+        let mut sent = self.send_some(&frame, fd.as_slice()).await?;
+        while sent < frame.len() {
+            sent += self.send_some(&frame[sent..], &[]).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_some(&self, data: &[u8], fds: &[OwnedFd]) -> Result<usize> {
+        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights: &[ControlMessage] = if raw.is_empty() {
+            &[]
+        } else {
+            &[ControlMessage::ScmRights(&raw)]
+        };
+        let send = || {
+            let content = [io::IoSlice::new(data)];
+            Ok(sendmsg::<()>(
+                self.socket.as_raw_fd(),
+                &content,
+                rights,
+                MsgFlags::MSG_NOSIGNAL,
+                None,
+            )?)
+        };
+        self.socket
+            .async_io(Interest::WRITABLE, send)
+            .await
+            .map_err(cannot_talk)
+    }
+
+    /// The next event, and the descriptor that came with it; None when `init` has closed its end.
+    async fn receive(&mut self) -> Result<Option<(Event, Option<OwnedFd>)>> {
+        let mut header = [0; protocol::HEADER];
+        if !self.receive_exactly(&mut header).await? {
+            return Ok(None);
+        }
+        let mut body = vec![0; protocol::body_length(header).map_err(cannot_talk)?];
+        if !self.receive_exactly(&mut body).await? {
+            return Ok(None);
+        }
+        let event = protocol::decode(&body).map_err(cannot_talk)?;
+        Ok(Some((event, self.fds.pop_front())))
+    }
+
+    /// Fills the buffer; false when the stream ends before.
+    async fn receive_exactly(&mut self, buffer: &mut [u8]) -> Result<bool> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.receive_some(&mut buffer[filled..]).await.map_err(cannot_talk)? {
+                0 => return Ok(false),
+                length => filled += length,
+            }
+        }
+        Ok(true)
+    }
+
+    async fn receive_some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Self { socket, fds } = self;
+        let receive = || {
+            let mut space = nix::cmsg_space!([RawFd; 1]);
+            let mut content = [io::IoSliceMut::new(buffer)];
+            let message = recvmsg::<()>(
+                socket.as_raw_fd(),
+                &mut content,
+                Some(&mut space),
+                MsgFlags::MSG_CMSG_CLOEXEC,
+            )?;
+            for control in message.cmsgs()? {
+                if let ControlMessageOwned::ScmRights(received) = control {
+                    // SAFETY: the kernel has just made these descriptors for us.
+                    fds.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+                }
+            }
+            Ok(message.bytes)
+        };
+        match socket.async_io(Interest::READABLE, receive).await {
+            // The process died with a request unread.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(0),
+            result => result,
+        }
+    }
+}
+
+fn cannot_talk(error: io::Error) -> Error {
+    Error::kernel("talk to init", error)
+}
