@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from vruntime.errors import ContainerError
+from vruntime.errors import ContainerError, HostError
 from vruntime.spawn import Identity
 from vruntime.store import Store
 
@@ -124,7 +124,13 @@ class Record:
 
 def load(store: Store, container_id: str) -> Record:
     """A container's record with its status as observed; NoSuchContainer when there is none."""
-    return _record(store.read(container_id, STATE_FILE)).observed()
+    path = store.container(container_id) / STATE_FILE
+    try:
+        return _record(store.read(container_id, STATE_FILE)).observed()
+    except (ValueError, TypeError, KeyError) as error:
+        raise HostError(
+            f"{path} is damaged: {error}", hint="delete --force removes the container"
+        ) from error
 
 
 def now() -> str:

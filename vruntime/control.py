@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import signal
 import socket
 import struct
 from collections.abc import Sequence
@@ -20,9 +21,14 @@ from vruntime.errors import SandboxError, from_wire
 LIMIT = 16 << 20
 MAX_FDS = 8
 TIMEOUT = 60.0
+KILL_TIMEOUT = 10.0
 
 _HEADER = struct.Struct("!I")
 _FDS_SPACE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
+
+
+class MonitorEnded(SandboxError):
+    """The monitor hung up in the middle of a request."""
 
 
 class Connection:
@@ -61,6 +67,12 @@ class Connection:
             raise from_wire(reply["error"])
         return dict(reply["ok"])
 
+    def kill(self, container_id: str) -> None:
+        """Sends SIGKILL to a container's init."""
+        self.request(
+            "kill", id=container_id, signal=int(signal.SIGKILL), all=False, timeout=KILL_TIMEOUT
+        )
+
     def _receive(self) -> dict[str, Any]:
         (length,) = _HEADER.unpack(self._exactly(_HEADER.size))
         return decode(self._exactly(check_length(length)))
@@ -70,7 +82,7 @@ class Connection:
         while len(parts) < count:
             part = self._sock.recv(min(count - len(parts), 1 << 20))
             if not part:
-                raise SandboxError("the sandbox's monitor ended without an answer")
+                raise MonitorEnded("the sandbox's monitor ended without an answer")
             parts += part
         return bytes(parts)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from vruntime import accelerator, streams, terminal
 from vruntime.container import CONFIG_FILE, Record, now
-from vruntime.control import Connection
-from vruntime.errors import ContainerError, VruntimeError
+from vruntime.control import Connection, MonitorEnded
+from vruntime.errors import ContainerError, SandboxError, VruntimeError
 from vruntime.globals import Globals
 from vruntime.log import Log
 from vruntime.monitor.sandbox import SandboxConfig
@@ -24,10 +24,12 @@ from vruntime.settings import Settings
 from vruntime.share import GUEST_PATH, Bind
 from vruntime.spawn import Child, Identity, spawn
 from vruntime.store import Store, check_id
+from vruntime.vm import console
 from vruntime.vm.machine import Machine
 
 # On top of the guest's own deadline: what the monitor needs to say what went wrong.
 MARGIN = 15.0
+MONITOR_LOG = "monitor.log"
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,16 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
         undo=undo,
     )
     monitor, connection = _start_monitor(sandbox, undo)
-    reply = connection.request(
-        "create",
-        timeout=sandbox.boot_timeout + sandbox.request_timeout + MARGIN,
-        fds=list(caller.fds.values()),
-        **_request(globals_, sandbox, container_id, config, caller),
-    )
+    try:
+        reply = connection.request(
+            "create",
+            timeout=sandbox.boot_timeout + sandbox.request_timeout + MARGIN,
+            fds=list(caller.fds.values()),
+            **_request(globals_, sandbox, container_id, config, caller),
+        )
+    except MonitorEnded as error:
+        said = console.tail((sandbox.directory / MONITOR_LOG).read_bytes())
+        raise SandboxError(error.message, hint=" | ".join(said) or None) from error
     caller.close_given()
     for phase, milliseconds in reply["timings"].items():
         log.debug(f"phase {phase}: {milliseconds} ms after the monitor's start")
@@ -171,7 +177,7 @@ def _start_monitor(sandbox: SandboxConfig, undo: ExitStack) -> tuple[Child, Conn
     ours, theirs = socket.socketpair()
     undo.callback(ours.close)
     output = os.open(
-        sandbox.directory / "monitor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+        sandbox.directory / MONITOR_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
     )
     argv = [sys.executable, "-I", "-m", "vruntime.monitor", sandbox.id]
     try:
@@ -189,12 +195,10 @@ def _start_monitor(sandbox: SandboxConfig, undo: ExitStack) -> tuple[Child, Conn
 def _end_monitor(store: Store, container_id: str, monitor: Child) -> None:
     """Takes back a container that was made already: its init is killed, and the sandbox ends with it."""
     try:
-        Connection.to(store.sandbox(container_id)).request(
-            "kill", id=container_id, signal=9, all=False, timeout=10
-        )
+        Connection.to(store.sandbox(container_id)).kill(container_id)
     except VruntimeError:
         monitor.kill()
-    remove(store, store.container(container_id).name)
+    remove(store, container_id)
 
 
 def _request(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 
 from vruntime.container import Record, Status, load
 from vruntime.control import Connection
@@ -11,15 +12,12 @@ from vruntime.store import Store
 
 # A monitor whose last container has ended shuts its machine down within this, in seconds, or is killed.
 END_TIMEOUT = 15.0
-KILL_TIMEOUT = 10.0
 
 
 def kill(store: Store, record: Record) -> None:
     """Kills a container that may run, through its monitor, or with its monitor when that does not answer."""
     try:
-        Connection.to(store.sandbox(record.sandbox)).request(
-            "kill", id=record.id, signal=int(signal.SIGKILL), all=False, timeout=KILL_TIMEOUT
-        )
+        Connection.to(store.sandbox(record.sandbox)).kill(record.id)
     except VruntimeError:
         if record.monitor is not None:
             record.monitor.signal(signal.SIGKILL)
@@ -40,8 +38,18 @@ def remove(store: Store, container_id: str) -> None:
 
 
 def force_remove(store: Store, container_id: str) -> None:
-    """Kills when needed, and removes."""
-    record = load(store, container_id)
+    """Kills when needed, and removes; a container whose record is damaged too."""
+    try:
+        record = load(store, container_id)
+    except HostError:
+        _kill_by_id(store, container_id)
+        store.remove(container_id)
+        return
     if record.status is not Status.STOPPED:
         kill(store, record)
     remove(store, container_id)
+
+
+def _kill_by_id(store: Store, container_id: str) -> None:
+    with suppress(VruntimeError):  # nobody listens: nothing runs
+        Connection.to(store.sandbox(container_id)).kill(container_id)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 
 import click
 
 from vruntime.commands import flags
 from vruntime.container import Record, load
-from vruntime.errors import NoSuchContainer
+from vruntime.errors import HostError, NoSuchContainer
 from vruntime.globals import Globals
+from vruntime.log import Log
 from vruntime.store import Store
 
 _HEADINGS = ("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")
@@ -34,18 +34,22 @@ def command(globals_: Globals, form: str, quiet: bool) -> None:
         for container_id in store.ids():
             click.echo(container_id)
         return
-    records = _records(store)
+    records = _records(store, globals_.logger)
     if form == "json":
         click.echo(json.dumps([_item(record) for record in records] or None, separators=(",", ":")), nl=False)
     else:
         _print_table(records)
 
 
-def _records(store: Store) -> list[Record]:
+def _records(store: Store, log: Log) -> list[Record]:
     records = []
     for container_id in store.ids():
-        with suppress(NoSuchContainer):  # deleted meanwhile
+        try:
             records.append(load(store, container_id))
+        except NoSuchContainer:
+            continue  # deleted meanwhile
+        except HostError as error:
+            log.error(str(error))
     return records
 
 

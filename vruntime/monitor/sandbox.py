@@ -254,23 +254,24 @@ class Sandbox:
 
     async def shutdown(self) -> None:
         """Ends the machine: asks the agent, then QEMU, then kills; waits for each, and proves the end."""
+        if self._ending:
+            return
         self._ending = True
-        if not self.died.done() and not self._greeted.done():
-            self._greeted.cancel()
-        elif not self.died.done() and self._greeted.exception() is None:
-            await self._ask_agent()
-        await self.agent.close()
-        if self._qemu.wait(0) is None and await self._outlives(self._qemu, SHUTDOWN_TIMEOUT):
+        self._greeted.cancel()
+        lives = not self.died.done() and self._greeted.done() and not self._greeted.cancelled()
+        if lives and self._greeted.exception() is None and not await self._ask_agent():
             await self._ask_qemu()
+        await self.agent.close()
         self._qemu.end()
         if await self._outlives(self._virtiofsd, SHUTDOWN_TIMEOUT):  # it ends with its one client
             self._virtiofsd.end()
 
-    async def _ask_agent(self) -> None:
+    async def _ask_agent(self) -> bool:
         try:
             await self.agent.shutdown(timeout=SHUTDOWN_TIMEOUT)
         except AgentError:
-            self._qemu.kill()
+            return False
+        return not await self._outlives(self._qemu, SHUTDOWN_TIMEOUT)
 
     async def _ask_qemu(self) -> None:
         from vruntime.vm import qmp  # noqa: PLC0415  rarely needed

@@ -81,12 +81,15 @@ class Service:
             self._ended.set()
             return
         reply = answering.result()
-        if "error" in reply:
-            self._ended.set()
-            await self._sandbox.shutdown()
+        if "error" not in reply:
+            with suppress(OSError):
+                await _send(sock, reply)
+                await self._serve(sock)
+            return
+        await self._sandbox.shutdown()  # first: whoever reads of the failure finds nothing left
         with suppress(OSError):
             await _send(sock, reply)
-            await self._serve(sock)
+        self._ended.set()
 
     async def _serve(self, sock: socket.socket) -> None:
         sock.setblocking(False)

@@ -79,7 +79,7 @@ def _explained(error: ValidationError) -> Iterator[str]:
         case "maxItems":
             message = f"has {len(value)} entries; at most {rule} are supported"
         case "pattern":
-            message = f"{quoted(value)} does not have the form {rule}"
+            message = f"must be {error.schema['description']}, not {quoted(value)}"
         case _:
             message = quoted(error.message)
     yield f"{json_path(*path) or 'the document'}: {message}"

@@ -95,7 +95,7 @@ def _identity(machine: Machine) -> list[str]:
 def _board(machine: Machine) -> list[str]:
     return [
         "-machine",
-        f"microvm,accel={machine.accelerator},acpi=off,pit=off,pic=off,rtc=off,usb=off,"
+        f"microvm,accel={machine.accelerator},acpi=off,pit=on,pic=on,rtc=off,usb=off,"
         "isa-serial=on,auto-kernel-cmdline=on,mem-merge=off,dump-guest-core=off,"
         "memory-backend=memory",
         # The guest's memory is a memfd, shared with virtiofsd, which reads and writes the requests in it.

@@ -9,12 +9,15 @@ from contextlib import suppress
 from qemu.qmp import QMPClient, QMPError
 
 
-async def quit_machine(sock: socket.socket, *, timeout: float) -> bool:
-    """Asks QEMU to quit, within `timeout` seconds; whether it said that it would."""
+async def quit_machine(sock: socket.socket, *, timeout: float) -> None:
+    """Asks QEMU to quit, within `timeout` seconds. Whether it did shows in its end, not in its answer."""
     client = QMPClient("vruntime")
     with suppress(QMPError, OSError, TimeoutError, EOFError):
-        async with asyncio.timeout(timeout):
-            await client.connect(sock)
-            await client.execute("quit")
-            return True
-    return False
+        await asyncio.wait_for(_quit(client, sock), timeout)
+    with suppress(QMPError, OSError, EOFError, asyncio.CancelledError):
+        await client.disconnect()
+
+
+async def _quit(client: QMPClient, sock: socket.socket) -> None:
+    await client.connect(sock)
+    await client.execute("quit")

@@ -1,0 +1,68 @@
+"""`vruntime features`: the document is true of what config.json may hold."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+from click.testing import CliRunner
+
+from vruntime.commands.features import command
+from vruntime.oci.config import load_config
+
+
+@pytest.fixture
+def document():
+    done = CliRunner().invoke(command, [], catch_exceptions=False)
+    assert done.exit_code == 0
+    return json.loads(done.output)
+
+
+def test_versions_are_accepted(document, bundle):
+    for version in (document["ociVersionMin"], document["ociVersionMax"]):
+        bundle.set("ociVersion", version)
+        load_config(bundle.write())
+
+
+def test_namespaces_are_accepted(document, bundle):
+    kinds = document["linux"]["namespaces"]
+    bundle.set("linux.namespaces", [{"type": kind} for kind in kinds])
+    load_config(bundle.write())
+
+
+def test_capabilities_and_mount_options_are_known(document, bundle):
+    bundle.set("process.capabilities.bounding", document["linux"]["capabilities"])
+    assert load_config(bundle.write()).warnings == ()
+
+
+def test_seccomp_is_accepted(document, bundle):
+    seccomp = document["linux"]["seccomp"]
+    rules = [
+        {
+            "names": ["uname"],
+            "action": action,
+            "args": [{"index": 0, "value": 1, "op": operator}],
+        }
+        for action in seccomp["actions"]
+        for operator in seccomp["operators"]
+    ]
+    bundle.set(
+        "linux.seccomp",
+        {
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "architectures": seccomp["archs"],
+            "flags": seccomp["supportedFlags"],
+            "syscalls": rules,
+        },
+    )
+    load_config(bundle.write())
+
+
+@pytest.mark.skipif(shutil.which("runc") is None, reason="runc is not installed")
+def test_the_shape_is_runcs(document):
+    theirs = json.loads(subprocess.check_output(["runc", "features"]))
+    assert set(theirs) <= set(document)
+    assert set(theirs["linux"]) <= set(document["linux"])
+    for key in ("mountOptions",):
+        assert document[key] == theirs[key]
+    assert document["linux"]["capabilities"] == theirs["linux"]["capabilities"]

@@ -1,0 +1,393 @@
+"""config.json: what is accepted, every fault with its path, and what host and guest get of it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from vruntime.errors import ConfigError
+from vruntime.oci import checks
+from vruntime.oci.config import load_config
+
+
+def faults(bundle) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(bundle.write())
+    assert "\n" not in str(caught.value)
+    return caught.value.faults
+
+
+def test_the_default_config_is_accepted(bundle):
+    config = load_config(bundle.write())
+    assert config.oci_version == "1.2.0"
+    assert config.bundle == bundle.path
+    assert config.rootfs == bundle.path / "rootfs"
+    assert config.readonly is True
+    assert config.terminal is True
+    assert config.process.args == ("sh",)
+    assert config.hostname == "runc"
+    assert config.annotations == {}
+    assert config.cgroups_path == ""
+    assert (config.cpu_quota, config.cpu_period, config.memory_limit) == (None, 100_000, None)
+    assert config.warnings == ()
+    assert [mount.type for mount in config.mounts][:3] == ["proc", "tmpfs", "devpts"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("ociVersion", "1.0.0"),
+        ("ociVersion", "1.0.2-dev"),
+        ("ociVersion", "1.3.0+build.1"),
+        ("process.user", {}),
+        ("process.user", {"uid": 2**32 - 1, "gid": 0, "umask": 0o22, "additionalGids": [1, 2]}),
+        ("process.env", ["A=", "B=x=y"]),
+        ("process.env", []),
+        ("process.capabilities", {}),
+        ("process.oomScoreAdj", -1000),
+        ("process.consoleSize", {"height": 24, "width": 80}),
+        ("linux.cgroupsPath", "system.slice:docker:1234"),
+        ("linux.resources.memory", {"limit": -1, "swap": -1, "swappiness": 60}),
+        ("linux.resources.pids", {"limit": -1}),
+        ("linux.resources.unified", {"memory.high": "1G"}),
+        ("linux.rootfsPropagation", "rslave"),
+        ("linux.sysctl", {"net.ipv4.ip_unprivileged_port_start": "0"}),
+        ("linux.sysctl", {"net/ipv4/conf/eno2.100/rp_filter": "1", "kernel.shmmax": "1"}),
+        ("linux.sysctl", {"kernel.domainname": "x"}),
+        ("linux.uidMappings", []),
+        ("linux.devices", [{"type": "c", "path": "/dev/fuse", "major": 10, "minor": 229}]),
+        ("linux.devices", [{"type": "p", "path": "/run/fifo"}]),
+        ("hooks", {"prestart": [], "poststop": None}),
+        ("linux.seccomp", {"defaultAction": "SCMP_ACT_ALLOW"}),
+        ("unknown", {"a": [1.5]}),
+        ("linux.unknown", "x"),
+        ("process.commandLine", "for Windows"),
+    ],
+)
+def test_accepts(bundle, path, value):
+    bundle.set(path, value)
+    load_config(bundle.write())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "fault"),
+    [
+        ("ociVersion", 1, "ociVersion: must be a string, not 1"),
+        ("ociVersion", "2.0.0", 'ociVersion: must be a version 1.x.y, not "2.0.0"'),
+        ("ociVersion", "1.0.0\n", 'ociVersion: must be a version 1.x.y, not "1.0.0\\n"'),
+        ("root", [], "root: must be an object, not []"),
+        ("root.readonly", 1, "root.readonly: must be true or false, not 1"),
+        ("process.args", [], "process.args: must not be empty"),
+        ("process.args", "sh", 'process.args: must be an array, not "sh"'),
+        ("process.args.0", 5, "process.args[0]: must be a string, not 5"),
+        ("process.args", ["a", None], "process.args[1]: must be a string, not null"),
+        ("process.args", ["a\0b"], "process.args[0]: contains a NUL character"),
+        ("process.args", ["x" * 131072], "process.args[0]: has 131072 bytes; execve(2) takes"),
+        ("process.args", ["x" * 130_000] * 17, "process.args: args and env have 2210"),
+        ("process.env", ["A"], 'process.env[0]: "A" does not have the form NAME=VALUE'),
+        ("process.env", ["=A"], 'process.env[0]: "=A" does not have the form'),
+        ("process.env", ["A=\0"], "process.env[0]: contains a NUL character"),
+        ("process.env", ["A=1"] * 10_001, "process.env: has 10001 entries; at most 10000"),
+        ("process.cwd", "tmp", 'process.cwd: "tmp" is not an absolute path'),
+        ("process.cwd", "/a\0b", "process.cwd: contains a NUL character"),
+        ("process.cwd", "", "process.cwd: must not be empty"),
+        ("process.cwd", "/" + "x" * 4095, "process.cwd: has 4096 bytes; at most 4095"),
+        ("process.user.uid", -1, "process.user.uid: -1 is less than 0"),
+        ("process.user.uid", 2**32, "process.user.uid: 4294967296 is more than 4294967295"),
+        ("process.user.gid", 1.0, "process.user.gid: must be an integer, not 1.0"),
+        ("process.user.gid", True, "process.user.gid: must be an integer, not true"),
+        ("process.oomScoreAdj", 1001, "process.oomScoreAdj: 1001 is more than 1000"),
+        (
+            "process.rlimits.0.type",
+            "RLIMIT_FOO",
+            'process.rlimits[0].type: "RLIMIT_FOO" is none of RLIMIT_AS',
+        ),
+        (
+            "process.rlimits.0.soft",
+            2000,
+            "process.rlimits[0].soft: 2000 is more than the hard limit 1024",
+        ),
+        (
+            "process.rlimits.-",
+            {"type": "RLIMIT_NOFILE", "hard": 1, "soft": 1},
+            'process.rlimits[1]: "RLIMIT_NOFILE" occurs twice',
+        ),
+        ("process.scheduler", {"policy": "SCHED_RR"}, "process.scheduler: scheduling policies"),
+        ("process.ioPriority", {"class": "IOPRIO_CLASS_RT"}, "process.ioPriority: I/O"),
+        ("hostname", "x" * 65, "hostname: has 65 bytes; at most 64"),
+        ("hostname", "a\0", "hostname: contains a NUL character"),
+        ("annotations", {"a": 1}, "annotations.a: must be a string, not 1"),
+        ("annotations", {"a.b": 1}, 'annotations["a.b"]: must be a string, not 1'),
+        ("mounts.0.destination", "proc", 'mounts[0].destination: "proc" is not an absolute path'),
+        ("mounts.0.source", "a\0", "mounts[0].source: contains a NUL character"),
+        ("mounts.0.type", "nfs", 'mounts[0].type: "nfs" is not supported'),
+        ("mounts.0.type", "", "mounts[0].type: is required without the option bind"),
+        ("mounts.0.options", ["ridmap"], "mounts[0].options: id-mapped mounts"),
+        ("mounts.0.uidMappings", [{}], "mounts[0].uidMappings: id-mapped mounts"),
+        (
+            "mounts",
+            [{"destination": "/x", "type": "tmpfs"}] * 10_000,
+            "mounts: has 10000 entries; at most 1024",
+        ),
+        (
+            "mounts.-",
+            {"destination": "/x", "source": "/nonexistent", "options": ["rbind"]},
+            'mounts[7].source: stat "/nonexistent": No such file or directory',
+        ),
+        (
+            "mounts.-",
+            {"destination": "/x", "options": ["bind"]},
+            "mounts[7].source: is required for a bind mount",
+        ),
+        (
+            "mounts.-",
+            {"destination": "/x", "source": "/dev/null", "type": "bind"},
+            'mounts[7].source: "/dev/null" is a device of the host',
+        ),
+        ("hooks", {"prestart": [{"path": "/x"}]}, "hooks.prestart: hooks are not supported"),
+        ("hooks", {"poststop": [{"path": "/x"}]}, "hooks.poststop: hooks are not supported"),
+        ("vm", {"kernel": {"path": "/x"}}, "vm: hypervisor, kernel and image are the adm"),
+        ("linux.namespaces.-", {"type": "user"}, "linux.namespaces[5]: user namespaces are not"),
+        ("linux.namespaces.-", {"type": "time"}, "linux.namespaces[5]: time namespaces are not"),
+        ("linux.namespaces.-", {"type": "x"}, 'linux.namespaces[5].type: "x" is none of cgroup'),
+        ("linux.namespaces.-", {"type": "pid"}, 'linux.namespaces[5]: "pid" is listed twice'),
+        (
+            "linux.namespaces.1.path",
+            "/proc/1/ns/net",
+            "linux.namespaces[1].path: joining an existing network namespace is not supported",
+        ),
+        ("linux.uidMappings", [{}], "linux.uidMappings: user namespaces are not supported"),
+        ("linux.gidMappings", [{}], "linux.gidMappings: user namespaces are not supported"),
+        ("linux.timeOffsets", {"boottime": {}}, "linux.timeOffsets: time namespaces"),
+        ("linux.intelRdt", {"closID": "x"}, "linux.intelRdt: Intel RDT is not supported"),
+        ("linux.personality", {"domain": "LINUX32"}, "linux.personality: execution domains"),
+        ("linux.rootfsPropagation", "x", 'linux.rootfsPropagation: "x" is none of private'),
+        ("linux.maskedPaths", ["x"], 'linux.maskedPaths[0]: "x" is not an absolute path'),
+        ("linux.readonlyPaths", ["/\0"], "linux.readonlyPaths[0]: contains a NUL"),
+        ("linux.sysctl", {"vm.swappiness": "1"}, 'linux.sysctl["vm.swappiness"]: is not in a'),
+        ("linux.sysctl", {"net.//.kernel": "1"}, 'linux.sysctl["net.//.kernel"]: is not the name'),
+        ("linux.sysctl", {"kernel.hostname": "x"}, "conflicts with the property hostname"),
+        (
+            "linux.devices",
+            [{"type": "b", "path": "/dev/sda", "major": 8, "minor": 0}],
+            "linux.devices[0]: a device of the host cannot be given",
+        ),
+        ("linux.resources.pids", {}, "linux.resources.pids.limit: is required"),
+        ("linux.resources.cpu", {"quota": 2**63}, "linux.resources.cpu.quota: 9223372036854775808"),
+        (
+            "linux.resources.devices",
+            [{"allow": True, "access": "x"}],
+            'linux.resources.devices[0].access: must be of the letters r, w and m, not "x"',
+        ),
+        ("linux.seccomp", {}, "linux.seccomp.defaultAction: is required"),
+        (
+            "linux.seccomp",
+            {"defaultAction": "SCMP_ACT_NOTIFY", "listenerPath": "/s"},
+            "linux.seccomp.listenerPath: a process of the host cannot supervise",
+        ),
+        (
+            "linux.seccomp",
+            {
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [{"names": ["x"], "action": "SCMP_ACT_NOTIFY"}],
+            },
+            "linux.seccomp.syscalls[0].action: SCMP_ACT_NOTIFY is not supported",
+        ),
+        ("root.path", "missing", "root.path: invalid rootfs: stat"),
+        ("root.path", "../../etc", 'root.path: "../../etc" leaves the bundle'),
+        ("root.path", "..", 'root.path: ".." leaves the bundle'),
+        ("root.path", ".", 'root.path: "." leaves the bundle'),
+        ("root.path", "/", "root.path: invalid rootfs: the host's root directory"),
+        ("root.path", "/proc/self/root", "is, or is reached through, a symlink"),
+        ("root.path", "/etc/passwd", 'invalid rootfs: "/etc/passwd" is not a directory'),
+        ("root.path", "a\0b", "root.path: contains a NUL character"),
+    ],
+)
+def test_refuses(bundle, path, value, fault):
+    bundle.set(path, value)
+    found = faults(bundle)
+    assert any(fault in one for one in found), found
+
+
+@pytest.mark.parametrize("key", ["ociVersion", "root", "process", "linux"])
+def test_parts_that_are_required(bundle, key):
+    bundle.remove(key)
+    assert f"{key}: is required" in faults(bundle)
+
+
+@pytest.mark.parametrize("index", [0, 1, 2, 4])
+def test_a_namespace_that_would_be_the_hosts_is_refused(bundle, index):
+    kind = bundle.document["linux"]["namespaces"][index]["type"]
+    bundle.remove(f"linux.namespaces.{index}")
+    assert faults(bundle) == (
+        f"linux.namespaces: no {kind} namespace is listed, and the host's cannot be shared",
+    )
+
+
+def test_a_hostname_needs_a_uts_namespace(bundle):
+    bundle.remove("linux.namespaces.3")
+    assert faults(bundle) == ("hostname: cannot be set without a uts namespace",)
+    bundle.remove("hostname")
+    load_config(bundle.write())
+
+
+def test_a_rootfs_that_is_a_symlink_is_refused(bundle):
+    (bundle.path / "rootfs").rmdir()
+    (bundle.path / "rootfs").symlink_to("/")
+    assert "is, or is reached through, a symlink" in faults(bundle)[0]
+
+
+def test_a_bundle_reached_through_a_symlink_is_accepted(bundle, tmp_path):
+    bundle.write()
+    (tmp_path / "link").symlink_to(bundle.path)
+    assert load_config(tmp_path / "link" / "config.json").rootfs == bundle.path / "rootfs"
+
+
+def test_all_faults_are_reported_at_once(bundle):
+    bundle.set("process.args", [])
+    bundle.set("process.cwd", "x")
+    bundle.set("root.path", "missing")
+    bundle.set("linux.uidMappings", [{}])
+    bundle.set("hostname", 1)
+    assert {fault.split(":")[0] for fault in faults(bundle)} == {
+        "process.args",
+        "process.cwd",
+        "root.path",
+        "linux.uidMappings",
+        "hostname",
+    }
+
+
+def test_the_message_names_the_first_faults_and_counts_the_rest(bundle):
+    bundle.set("process.args", [1] * 50)
+    with pytest.raises(ConfigError) as caught:
+        load_config(bundle.write())
+    message = str(caught.value)
+    assert message.count("must be a string") == 20
+    assert message.endswith("; and 30 more faults")
+    assert len(caught.value.faults) == 50
+
+
+@pytest.mark.parametrize("document", [[], "x", 1, {}, {"process": 1, "linux": [], "mounts": {}}])
+def test_documents_of_any_shape_are_refused_cleanly(bundle, document):
+    bundle.document = document
+    assert faults(bundle)
+
+
+def test_no_document_of_wrong_types_escapes_as_another_error(bundle):
+    """Every value of the default config, replaced in turn by each type of JSON."""
+    original = json.dumps(bundle.document)
+    for path in list(_paths(bundle.document)):
+        for value in (None, True, -1, 1.5, "\0", [], [[]], {}, {"x": {}}):
+            bundle.document = json.loads(original)
+            bundle.set(path, value)
+            try:
+                load_config(bundle.write()).for_guest("/rootfs", {})
+            except ConfigError:
+                continue
+
+
+def _paths(value, prefix=""):
+    entries = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, entry in entries:
+        yield f"{prefix}{key}"
+        if isinstance(entry, dict | list):
+            yield from _paths(entry, f"{prefix}{key}.")
+
+
+def test_a_missing_file_is_reported_as_runc_does(bundle):
+    with pytest.raises(ConfigError, match=r"^JSON specification file config\.json not found \("):
+        load_config(bundle.file)
+
+
+def test_what_is_ignored_is_warned_of(bundle):
+    bundle.set("process.apparmorProfile", "docker-default")
+    bundle.set("process.selinuxLabel", "x")
+    bundle.set("linux.mountLabel", "x")
+    bundle.set("process.capabilities.bounding", ["CAP_KILL", "CAP_FOO", "kill"])
+    bundle.set("mounts.0.options", ["rshared"])
+    config = load_config(bundle.write())
+    assert config.warnings == (
+        "linux.mountLabel: ignored: the guest has no SELinux",
+        "process.apparmorProfile: ignored: the guest has no AppArmor",
+        "process.selinuxLabel: ignored: the guest has no SELinux",
+        'process.capabilities: ignoring unknown or unavailable capabilities: ["CAP_FOO", "kill"]',
+        "mounts[0].options: mounts made in the guest do not appear on the host",
+    )
+    guest = json.loads(config.for_guest("/rootfs", {}))
+    assert guest["process"]["capabilities"]["bounding"] == ["CAP_KILL"]
+    assert "apparmorProfile" not in guest["process"]
+    assert "mountLabel" not in guest["linux"]
+
+
+def test_limits(bundle):
+    bundle.set("linux.resources.cpu", {"quota": 150_000, "period": 50_000})
+    bundle.set("linux.resources.memory", {"limit": 2**28})
+    config = load_config(bundle.write())
+    assert (config.cpu_quota, config.cpu_period, config.memory_limit) == (150_000, 50_000, 2**28)
+
+
+def test_bind_mounts(bundle):
+    (bundle.path / "data").mkdir()
+    bundle.document["mounts"] = [
+        {"destination": "/a", "source": "data", "options": ["rbind", "ro"], "type": "none"},
+        {"destination": "/b", "source": str(bundle.path / "data"), "type": "bind"},
+        {"destination": "/b", "source": "/etc/passwd", "options": ["bind", "ro", "rw"]},
+        {"destination": "/c", "type": "tmpfs", "source": "data"},
+    ]
+    config = load_config(bundle.write())
+    described = [
+        (mount.type, mount.source, mount.is_bind, mount.is_recursive, mount.is_readonly)
+        for mount in config.mounts
+    ]
+    data = str(bundle.path / "data")
+    assert described == [
+        ("bind", data, True, True, True),
+        ("bind", data, True, False, False),
+        ("bind", "/etc/passwd", True, False, False),
+        ("tmpfs", "data", False, False, False),
+    ]
+    guest = json.loads(config.for_guest("/rootfs", {0: "/g/0", 1: "/g/1", 2: "/g/2"}))
+    assert guest["mounts"] == [
+        {"destination": "/a", "type": "bind", "source": "/g/0", "options": ["rbind", "ro"]},
+        {"destination": "/b", "type": "bind", "source": "/g/1", "options": ["bind"]},
+        {"destination": "/b", "type": "bind", "source": "/g/2", "options": ["bind", "ro", "rw"]},
+        {"destination": "/c", "type": "tmpfs", "source": "data", "options": []},
+    ]
+
+
+def test_a_socket_can_be_bound_but_no_fifo_is_opened(bundle):
+    os.mkfifo(bundle.path / "fifo")
+    bundle.set("mounts.-", {"destination": "/f", "source": "fifo", "options": ["bind"]})
+    load_config(bundle.write())
+
+
+def test_the_guest_gets_nothing_that_concerns_the_host(bundle):
+    bundle.set("annotations", {"io.katacontainers.config.hypervisor.path": "/evil"})
+    bundle.set("linux.cgroupsPath", "/docker/1")
+    bundle.set("hooks", {"prestart": []})
+    bundle.set("unknown", "x")
+    bundle.set("process.user", {"username": "x"})
+    guest = json.loads(load_config(bundle.write()).for_guest("/share/1/rootfs", {}))
+    assert set(guest) == {"ociVersion", "root", "process", "mounts", "linux", "hostname"}
+    assert guest["root"] == {"path": "/share/1/rootfs", "readonly": True}
+    assert guest["process"]["user"] == {"uid": 0, "gid": 0}
+    assert "cgroupsPath" not in guest["linux"]
+    assert guest["linux"]["namespaces"] == [
+        {"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")
+    ]
+    assert str(bundle.path) not in json.dumps(guest)
+
+
+def test_arguments_are_measured_in_bytes(bundle):
+    bundle.set("process.args", ["ä" * (checks.ARGUMENT_LIMIT // 2 + 1)])
+    assert "process.args[0]: has 131072 bytes" in faults(bundle)[0]
+
+
+def test_commands_that_read_no_config_do_not_import_jsonschema():
+    program = "import sys, vruntime.oci.config; print('jsonschema' in sys.modules)"
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    output = subprocess.check_output([sys.executable, "-c", program], text=True, env=environment)
+    assert output == "False\n"
