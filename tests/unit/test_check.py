@@ -4,7 +4,6 @@ import json
 import os
 from pathlib import Path
 
-
 import pytest
 from click.testing import CliRunner
 
@@ -132,7 +131,7 @@ def test_exit_code_and_formats(host, broken):
     assert fails or not broken
     assert text.exit_code == shown.exit_code == int(fails)
     for finding in findings:
-        assert finding["found"] in text.output
+        assert f"{finding['status']:<5} {finding['name']}" in text.output
         assert finding["remedy"] in text.output
 
 

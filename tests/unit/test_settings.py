@@ -58,7 +58,7 @@ def test_a_named_file_is_read_instead_of_all(etc):
 
 
 def test_a_named_file_must_exist(etc):
-    with pytest.raises(SettingsError, match="absent.toml cannot be read: No such file"):
+    with pytest.raises(SettingsError, match=r"absent\.toml cannot be read: No such file"):
         settings.load(etc / "absent.toml")
 
 

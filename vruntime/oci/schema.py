@@ -60,6 +60,7 @@ def _explained(error: ValidationError) -> Iterator[str]:
     path: tuple[str | int, ...] = tuple(error.absolute_path)
     rule: Any = error.validator_value
     value: Any = error.instance
+    part: Any = error.schema
     match error.validator:
         case "required":
             for key in rule:
@@ -79,7 +80,7 @@ def _explained(error: ValidationError) -> Iterator[str]:
         case "maxItems":
             message = f"has {len(value)} entries; at most {rule} are supported"
         case "pattern":
-            message = f"must be {error.schema['description']}, not {quoted(value)}"
+            message = f"must be {part['description']}, not {quoted(value)}"
         case _:
             message = quoted(error.message)
     yield f"{json_path(*path) or 'the document'}: {message}"
