@@ -24,6 +24,8 @@ _OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.max_metadata_size", 16384),
     ("grpc.absolute_max_metadata_size", 16384),
+    # Else the socket's path is sent as the authority, which HTTP/2 servers refuse.
+    ("grpc.default_authority", "agent"),
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),
     # The dial succeeds at once, and is answered when the guest is up: a time-out of the transport means nothing here.

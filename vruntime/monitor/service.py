@@ -76,6 +76,7 @@ class Service:
         caller_gone = asyncio.create_task(_hang_up(sock))
         await asyncio.wait({answering, caller_gone}, return_when=asyncio.FIRST_COMPLETED)
         caller_gone.cancel()
+        await asyncio.wait({caller_gone})  # or it would take the next reader off this socket
         if not answering.done():
             answering.cancel()
             self._ended.set()
