@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl::set_no_new_privs;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Uid, chdir, execve, getcwd};
 use oci_spec::runtime::{LinuxPersonality, LinuxSeccomp, Process, Spec};
@@ -200,11 +200,17 @@ fn close_all_but_streams_and_socket() -> Result<()> {
 }
 
 /// Gives the program the signals as a fresh process has them: Rust's runtime, for one, ignores SIGPIPE.
+///
+/// By the system call itself, since the C library keeps two of the real-time signals to itself.
 fn reset_signals() -> nix::Result<()> {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
-        // SAFETY: the default action runs no code of this process.
-        unsafe { sigaction(signal, &default) }?;
+    /// The kernel's `struct sigaction`, of which zeros are the default action.
+    const DEFAULT: [u64; 4] = [0; 4];
+    const SET_SIZE: usize = 8;
+    let previous = std::ptr::null_mut::<u64>();
+    for signal in (1..=libc::SIGRTMAX()).filter(|signal| !matches!(*signal, libc::SIGKILL | libc::SIGSTOP)) {
+        // SAFETY: the action is as large as the kernel's, and runs no code of this process.
+        let result = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), previous, SET_SIZE) };
+        Errno::result(result)?;
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }

@@ -3,10 +3,11 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, ResolveFlag};
 use nix::libc;
 use nix::mount::{MntFlags, umount2};
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::{Mode, fstat, umask};
 use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 use oci_spec::runtime::{Linux, Spec};
 
@@ -15,9 +16,9 @@ use super::failure::{Context, Result};
 use super::mount_api::{self, Attributes, Depth};
 use super::mount_options::root_propagation;
 use super::mounts::{self, Deferred};
-use super::protocol::Failure;
+use super::protocol::{Failure, Reason};
 use super::streams;
-use super::tree::{Kind, Tree, open_in};
+use super::tree::{Kind, Tree, is_directory, open_in};
 
 /// The umask under which the tree is made, and that of a process for which none is asked.
 const DEFAULT_UMASK: u32 = 0o022;
@@ -60,9 +61,18 @@ impl Rootfs {
             mount_api::set_propagation(self.tree.root(), propagation, depth)
                 .context(|| "unable to apply root propagation flags".into())?;
         }
-        match spec.process() {
-            Some(process) => self.tree.find_or_make(process.cwd(), Kind::Directory).map(drop),
-            None => Ok(()),
+        let directory = spec.process().as_ref().map_or(Path::new("/"), |process| process.cwd());
+        self.make_directory(directory)
+            .map_err(|failure| failure.because_of(Reason::WorkingDirectory))
+    }
+
+    fn make_directory(&self, path: &Path) -> Result<()> {
+        let found = self.tree.find_or_make(path, Kind::Directory)?;
+        let status = fstat(found).context(|| format!("stat {}", path.display()))?;
+        if is_directory(&status) {
+            Ok(())
+        } else {
+            Err(Errno::ENOTDIR).context(|| format!("mkdir {}", path.display()))
         }
     }
 
