@@ -60,9 +60,7 @@ class Verbs(click.Group):
 @click.version_option(__version__, "-v", "--version", message=_VERSION)
 @click.option("--debug", is_flag=True, help="Log how it goes.")
 @click.option("--log", type=click.Path(path_type=Path), help="Log file [default: standard error].")
-@click.option(
-    "--log-format", type=click.Choice(["text", "json"]), default="text", help="Format of the log."
-)
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Format of the log.")
 @click.option(
     "--root",
     type=click.Path(path_type=Path),
@@ -92,15 +90,15 @@ class Verbs(click.Group):
     help="Allow a guest without hardware virtualisation: slow, and no security boundary.",
 )
 @click.pass_context
-def main_group(ctx: click.Context, **flags: object) -> None:
+def main_group(ctx: click.Context, /, **flags: object) -> None:
     """Keeps the global flags for the verb."""
     ctx.obj = Globals(**flags)  # type: ignore[arg-type]
 
 
-def main() -> None:
-    """Entry of the program: runs a verb, and tells an error in one line."""
+def main() -> int:
+    """Entry of the program: runs a verb, tells an error in one line, and gives the exit code."""
     close_on_exec_from(3)
-    sys.exit(_run(sys.argv[1:]))
+    return _run(sys.argv[1:])
 
 
 def _run(arguments: list[str]) -> int:

@@ -83,9 +83,7 @@ class Record:
         """The record with the status as it is: a container whose processes on the host are gone has stopped."""
         if self.status is Status.STOPPED or self._lives():
             return self
-        return replace(
-            self, status=Status.STOPPED, error=self.error or "a process of the runtime was killed"
-        )
+        return replace(self, status=Status.STOPPED, error=self.error or "a process of the runtime was killed")
 
     def _lives(self) -> bool:
         if self.monitor is None:
@@ -128,9 +126,7 @@ def load(store: Store, container_id: str) -> Record:
     try:
         return _record(store.read(container_id, STATE_FILE)).observed()
     except (ValueError, TypeError, KeyError) as error:
-        raise HostError(
-            f"{path} is damaged: {error}", hint="delete --force removes the container"
-        ) from error
+        raise HostError(f"{path} is damaged: {error}", hint="delete --force removes the container") from error
 
 
 def now() -> str:

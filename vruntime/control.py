@@ -46,9 +46,7 @@ class Connection:
                 sock.connect(path)
         except OSError as error:
             sock.close()
-            raise SandboxError(
-                f"sandbox {directory.name}: its monitor does not answer: {error.strerror}"
-            ) from error
+            raise SandboxError(f"sandbox {directory.name}: its monitor does not answer: {error.strerror}") from error
         return cls(sock)
 
     def request(
@@ -69,9 +67,7 @@ class Connection:
 
     def kill(self, container_id: str) -> None:
         """Sends SIGKILL to a container's init."""
-        self.request(
-            "kill", id=container_id, signal=int(signal.SIGKILL), all=False, timeout=KILL_TIMEOUT
-        )
+        self.request("kill", id=container_id, signal=int(signal.SIGKILL), all=False, timeout=KILL_TIMEOUT)
 
     def _receive(self) -> dict[str, Any]:
         (length,) = _HEADER.unpack(self._exactly(_HEADER.size))
@@ -87,7 +83,7 @@ class Connection:
         return bytes(parts)
 
 
-class short_path:  # noqa: N801  a context manager that reads as a function
+class short_path:
     """A path to `name` in a directory that always fits the 107 bytes of a socket's address."""
 
     def __init__(self, directory: Path, name: str) -> None:

@@ -39,9 +39,7 @@ class VruntimeError(Exception):
 class ConfigError(VruntimeError):
     """config.json or a process file cannot be run as written; `faults` lists every fault with its JSON path."""
 
-    def __init__(
-        self, message: str, *, faults: Sequence[str] = (), hint: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, faults: Sequence[str] = (), hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.faults = tuple(faults)
 

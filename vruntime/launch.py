@@ -65,9 +65,7 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     check_id(container_id)
     _check_preserved(options.preserve_fds)
     config = load_config(options.bundle / CONFIG_FILE)
-    terminal.check_console(
-        terminal=config.terminal, detach=options.detach, console_socket=options.console_socket
-    )
+    terminal.check_console(terminal=config.terminal, detach=options.detach, console_socket=options.console_socket)
     for warning in config.warnings:
         log.warning(warning)
     store = Store(globals_.root)
@@ -117,9 +115,7 @@ def _check_preserved(count: int) -> None:
         )
 
 
-def _sandbox_config(
-    settings: Settings, store: Store, container_id: str, config: OciConfig
-) -> SandboxConfig:
+def _sandbox_config(settings: Settings, store: Store, container_id: str, config: OciConfig) -> SandboxConfig:
     vm = settings.vm
     memory, vcpus = vm.memory, vm.vcpus
     if config.memory_limit is not None:
@@ -176,14 +172,10 @@ def _start_monitor(sandbox: SandboxConfig, undo: ExitStack) -> tuple[Child, Conn
 
     ours, theirs = socket.socketpair()
     undo.callback(ours.close)
-    output = os.open(
-        sandbox.directory / MONITOR_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-    )
+    output = os.open(sandbox.directory / MONITOR_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     argv = [sys.executable, "-I", "-m", "vruntime.monitor", sandbox.id]
     try:
-        monitor = spawn(
-            "monitor", argv, fds={1: output, 2: output, 3: theirs.fileno()}, new_session=True
-        )
+        monitor = spawn("monitor", argv, fds={1: output, 2: output, 3: theirs.fileno()}, new_session=True)
     finally:
         theirs.close()
         os.close(output)
@@ -225,8 +217,7 @@ def _request(
         "readonly": config.readonly,
         "binds": [dict(bind.__dict__) for bind in binds],
         "destinations": [
-            (mount.destination, not mount.is_bind or os.path.isdir(mount.source))
-            for mount in config.mounts
+            (mount.destination, not mount.is_bind or os.path.isdir(mount.source)) for mount in config.mounts
         ],
         "names": list(caller.fds),
         "shim": caller.identity,

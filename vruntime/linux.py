@@ -36,25 +36,21 @@ def _check(result: int, what: str) -> int:
 
 
 def unshare(flags: int) -> None:
-    """unshare(2)."""
+    """See unshare(2) in the manual."""
     _check(_libc.unshare(flags), "unshare")
 
 
-def mount(
-    source: str, target: str, *, fstype: str | None = None, flags: int = 0, data: str | None = None
-) -> None:
-    """mount(2)."""
+def mount(source: str, target: str, *, fstype: str | None = None, flags: int = 0, data: str | None = None) -> None:
+    """See mount(2) in the manual."""
 
     def raw(text: str | None) -> bytes | None:
         return None if text is None else os.fsencode(text)
 
-    _check(
-        _libc.mount(raw(source), raw(target), raw(fstype), ctypes.c_ulong(flags), raw(data)), target
-    )
+    _check(_libc.mount(raw(source), raw(target), raw(fstype), ctypes.c_ulong(flags), raw(data)), target)
 
 
 def umount(target: str, flags: int = 0) -> None:
-    """umount2(2)."""
+    """As umount2(2)."""
     _check(_libc.umount2(os.fsencode(target), flags), target)
 
 
@@ -67,7 +63,7 @@ class _OpenHow(ctypes.Structure):
 
 
 def openat2(dir_fd: int, path: str, *, flags: int, mode: int = 0, resolve: int = 0) -> int:
-    """openat2(2): the new descriptor, close-on-exec."""
+    """The new descriptor, close-on-exec; see openat2(2) in the manual."""
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     return _check(
         _libc.syscall(
@@ -101,7 +97,7 @@ class _MountAttr(ctypes.Structure):
 
 
 def mount_setattr(target: str, *, attributes: int, recursive: bool = False) -> None:
-    """mount_setattr(2): adds attributes to a mount, and with `recursive` to all mounts below it."""
+    """Adds attributes to a mount, and with `recursive` to all below it."""
     attr = _MountAttr(attributes, 0, 0, 0)
     _check(
         _libc.syscall(

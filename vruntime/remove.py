@@ -31,9 +31,7 @@ def remove(store: Store, container_id: str) -> None:
             continue
         process.signal(signal.SIGKILL)
         if not process.wait(END_TIMEOUT):
-            raise HostError(
-                f"cannot delete container {container_id}: process {process.pid} does not end"
-            )
+            raise HostError(f"cannot delete container {container_id}: process {process.pid} does not end")
     store.remove(container_id)
 
 

@@ -3,11 +3,11 @@
 It is built in a mount namespace of the monitor's own, and so disappears with its last process:
 
     build/   a tmpfs, writable by the monitor alone
-    share/   the same tmpfs, bound read-only: what virtiofsd serves. The guest can neither write, rename nor plant here.
+    share/   the same tmpfs, bound read-only: what virtiofsd serves; the guest can neither write, rename nor plant here
 
-A container is a directory in it: `<id>/rootfs`, and `<id>/mounts/<n>` for the bind mount with index n of its config.json.
+A container is a directory in it: `<id>/rootfs`, and `<id>/mounts/<n>` for the bind mount with index n in config.json.
 Each is a bind mount; as `build` and `share` are peers, it appears in both, and in virtiofsd's namespace, at any time.
-On the host every such mount is nodev, nosuid and noexec: that costs the guest nothing, whose own kernel decides for itself.
+On the host every such mount is nodev, nosuid and noexec, which costs nothing to the guest: its own kernel decides.
 """
 
 from __future__ import annotations
@@ -167,8 +167,6 @@ def _make_mount_point(root_fd: int, destination: str, *, is_directory: bool) -> 
             pass  # a dangling symlink, or a race: the guest will say what is wrong with it
         except OSError as error:
             if error.errno != 30:  # EROFS: the image itself is read-only; so will be the guest's answer
-                raise HostError(
-                    f"cannot make mount point {destination}: {error.strerror}"
-                ) from error
+                raise HostError(f"cannot make mount point {destination}: {error.strerror}") from error
         finally:
             os.close(parent)

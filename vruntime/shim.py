@@ -18,9 +18,7 @@ import sys
 KILLED = 128 + 9
 # SIGKILL and SIGSTOP cannot be caught; 32 and 33 belong to libc; SIGCHLD is of no meaning to another process.
 FORWARDED = tuple(
-    number
-    for number in range(1, 65)
-    if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, 32, 33)
+    number for number in range(1, 65) if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, 32, 33)
 )
 
 
@@ -79,7 +77,7 @@ def forward(link: int, number: int, terminal: int | None) -> None:
 
 def tell(link: int, line: str) -> None:
     """Sends a line; a monitor that is gone shows at the next read."""
-    try:
+    try:  # noqa: SIM105  contextlib costs more than this whole program
         os.write(link, line.encode() + b"\n")
     except (BrokenPipeError, ConnectionResetError):
         pass

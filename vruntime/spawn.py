@@ -10,6 +10,7 @@ import select
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from vruntime.errors import HostError
@@ -85,13 +86,11 @@ class Child:
 
     def kill(self) -> None:
         """SIGKILL; no error when it has ended already."""
-        try:
+        with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Waits at most `timeout` seconds, reaps, and gives the exit code (128 + n for a signal); None: it still runs."""
+        """Waits at most `timeout` seconds, reaps, and gives the exit code; None: it still runs, or was reaped."""
         deadline = None if timeout is None else time.monotonic() + timeout
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
@@ -158,9 +157,7 @@ def spawn(
     return Child(name, pid, os.pidfd_open(pid))
 
 
-def tied_to_us(
-    argv: Sequence[str], *, user: int | None = None, groups: Sequence[int] = ()
-) -> list[str]:
+def tied_to_us(argv: Sequence[str], *, user: int | None = None, groups: Sequence[int] = ()) -> list[str]:
     """The command line under setpriv(1): killed when we die, without new privileges, as `user` when given."""
     command = [SETPRIV, "--pdeathsig", "KILL", "--no-new-privs"]
     if user is not None:

@@ -1,4 +1,4 @@
-"""The state on disk, below the root that the engine gives:
+"""The state on disk, below the root that the engine gives.
 
 containers/<id>/state.json    the container's record (container.Record)
 containers/<id>/config.json   its config as it was at create: later edits of the bundle have no effect
@@ -24,11 +24,7 @@ _MAX_ID = 255 - len(".config.json.tmp")
 
 def check_id(container_id: str) -> str:
     """The id itself; ContainerError in runc's words when it is none."""
-    if (
-        not _ID.fullmatch(container_id)
-        or container_id in (".", "..")
-        or len(container_id) > _MAX_ID
-    ):
+    if not _ID.fullmatch(container_id) or container_id in (".", "..") or len(container_id) > _MAX_ID:
         raise ContainerError("invalid container ID format")
     return container_id
 

@@ -74,9 +74,7 @@ def prepare(
             os.close(master)
             master = None
     else:
-        fds |= {
-            name: fd for fd, name in enumerate(_STANDARD) if not terminal.is_null(fd)
-        }
+        fds |= {name: fd for fd, name in enumerate(_STANDARD) if not terminal.is_null(fd)}
     ours, theirs = socket.socketpair()
     fds["shim"] = ours.detach()
     shim = _start_shim(theirs, fds.get("terminal"))

@@ -26,9 +26,7 @@ STDIN, STDOUT = 0, 1
 def check_console(*, terminal: bool, detach: bool, console_socket: Path | None) -> None:
     """Refuses, in runc's words, a terminal that nobody would hold, and a socket that would get none."""
     if detach and terminal and console_socket is None:
-        raise ContainerError(
-            "cannot allocate tty if runc will detach without setting console socket"
-        )
+        raise ContainerError("cannot allocate tty if runc will detach without setting console socket")
     if console_socket is not None and not (detach and terminal):
         raise ContainerError("cannot use console socket if runc will not detach or allocate tty")
 

@@ -1,4 +1,4 @@
-"""Fixtures for tests on real virtual machines: the runtime, its oracle runc, bundles, and the proof that nothing is left."""
+"""Fixtures for tests on real virtual machines: the runtime, its oracle, bundles, and that nothing is left."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from inventory import Inventory, left_behind
 
-VRUNTIME = "/usr/local/bin/vruntime"
+VRUNTIME = os.environ.get("VRUNTIME", "/usr/local/bin/vruntime")
 RUNC = "/usr/sbin/runc"
 DEADLINE = 60.0
 
@@ -45,9 +44,7 @@ class Runtime:
         """Runs a verb to its end, with its output captured; with `check` it must exit 0."""
         if input is None:
             options.setdefault("stdin", subprocess.DEVNULL)
-        result = subprocess.run(
-            self.command(*arguments), input=input, capture_output=True, timeout=timeout, **options
-        )
+        result = subprocess.run(self.command(*arguments), input=input, capture_output=True, timeout=timeout, **options)
         if check:
             assert result.returncode == 0, f"{arguments}: {result.returncode}: {result.stderr!r}"
         return result
@@ -63,9 +60,7 @@ class Runtime:
         arguments = self.command("create", "--bundle", str(bundle), *flags, container_id)
         # Not captured: the container inherits these streams, and would hold a pipe open.
         with open(bundle / "create.log", "w+b") as log:
-            result = subprocess.run(
-                arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=DEADLINE
-            )
+            result = subprocess.run(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=DEADLINE)
             log.seek(0)
             assert result.returncode == 0, log.read()
         return container_id

@@ -43,10 +43,7 @@ class Inventory:
 
     def added_since(self, before: Inventory) -> dict[str, list[str]]:
         """What is here and was not in `before`, by kind."""
-        added = {
-            field.name: sorted(getattr(self, field.name) - getattr(before, field.name))
-            for field in fields(self)
-        }
+        added = {field.name: sorted(getattr(self, field.name) - getattr(before, field.name)) for field in fields(self)}
         return {kind: names for kind, names in added.items() if names}
 
 

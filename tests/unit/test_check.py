@@ -10,9 +10,7 @@ from click.testing import CliRunner
 from vruntime.commands.check import Status, command, examine
 from vruntime.globals import Globals
 
-VIRTIOFSD_HELP = (
-    "--announce-submounts --fd --inode-file-handles --modcaps --rlimit-nofile --sandbox"
-)
+VIRTIOFSD_HELP = "--announce-submounts --fd --inode-file-handles --modcaps --rlimit-nofile --sandbox"
 
 
 class Host:

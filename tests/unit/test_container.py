@@ -41,9 +41,7 @@ def test_a_saved_record_is_read_back(store: Store) -> None:
         ({"status": Status.CREATING, "creator": GONE}, Status.STOPPED),
     ],
 )
-def test_status_is_what_the_processes_on_the_host_say(
-    store: Store, changes: dict[str, object], status: Status
-) -> None:
+def test_status_is_what_the_processes_on_the_host_say(store: Store, changes: dict[str, object], status: Status) -> None:
     record(store, **changes)
     assert load(store, "c1").status is status
 

@@ -13,9 +13,7 @@ AGENT = b"\x7fELF any program, of a size that is no multiple of four"
 
 
 def build(agent: Path, output: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [BUILD, agent, output], capture_output=True, text=True, check=False, timeout=30
-    )
+    return subprocess.run([BUILD, agent, output], capture_output=True, text=True, check=False, timeout=30)
 
 
 @pytest.fixture

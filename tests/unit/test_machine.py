@@ -24,9 +24,7 @@ def value_of(argv: list[str], switch: str) -> str:
     return argv[argv.index(switch) + 1]
 
 
-@pytest.mark.parametrize(
-    ("accelerator", "cpu"), [(Accelerator.KVM, "host"), (Accelerator.TCG, "max,-erms,-fsrm")]
-)
+@pytest.mark.parametrize(("accelerator", "cpu"), [(Accelerator.KVM, "host"), (Accelerator.TCG, "max,-erms,-fsrm")])
 def test_accelerator_chooses_the_cpu(accelerator: Accelerator, cpu: str) -> None:
     argv = command_line(replace(MACHINE, accelerator=accelerator), FDS)
     assert f"accel={accelerator}" in value_of(argv, "-machine").split(",")
@@ -59,9 +57,7 @@ def test_memory_is_shared_and_of_the_size() -> None:
 
 @pytest.mark.parametrize(("name", "quoted"), [("a,b", "a,,b"), ("a,debug=on", "a,,debug=on")])
 def test_a_comma_in_a_name_stays_in_the_name(name: str, quoted: str) -> None:
-    assert value_of(command_line(replace(MACHINE, name=name), FDS), "-name").startswith(
-        f"guest={quoted},"
-    )
+    assert value_of(command_line(replace(MACHINE, name=name), FDS), "-name").startswith(f"guest={quoted},")
 
 
 def test_every_channel_is_a_descriptor() -> None:

@@ -221,9 +221,7 @@ def test_parts_that_are_required(bundle, key):
 def test_a_namespace_that_would_be_the_hosts_is_refused(bundle, index):
     kind = bundle.document["linux"]["namespaces"][index]["type"]
     bundle.remove(f"linux.namespaces.{index}")
-    assert faults(bundle) == (
-        f"linux.namespaces: no {kind} namespace is listed, and the host's cannot be shared",
-    )
+    assert faults(bundle) == (f"linux.namespaces: no {kind} namespace is listed, and the host's cannot be shared",)
 
 
 def test_a_hostname_needs_a_uts_namespace(bundle):
@@ -339,8 +337,7 @@ def test_bind_mounts(bundle):
     ]
     config = load_config(bundle.write())
     described = [
-        (mount.type, mount.source, mount.is_bind, mount.is_recursive, mount.is_readonly)
-        for mount in config.mounts
+        (mount.type, mount.source, mount.is_bind, mount.is_recursive, mount.is_readonly) for mount in config.mounts
     ]
     data = str(bundle.path / "data")
     assert described == [
@@ -375,9 +372,7 @@ def test_the_guest_gets_nothing_that_concerns_the_host(bundle):
     assert guest["root"] == {"path": "/share/1/rootfs", "readonly": True}
     assert guest["process"]["user"] == {"uid": 0, "gid": 0}
     assert "cgroupsPath" not in guest["linux"]
-    assert guest["linux"]["namespaces"] == [
-        {"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")
-    ]
+    assert guest["linux"]["namespaces"] == [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]
     assert str(bundle.path) not in json.dumps(guest)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -79,9 +79,7 @@ class Agent:
 
     async def configure(self, share_tag: str, *, timeout: float) -> Greeting:
         """Waits for the guest to come up, at most `timeout` seconds, and sets its clock, entropy and share."""
-        request = pb.ConfigureRequest(
-            wall_clock_ns=time.time_ns(), entropy=os.urandom(256), share_tag=share_tag
-        )
+        request = pb.ConfigureRequest(wall_clock_ns=time.time_ns(), entropy=os.urandom(256), share_tag=share_tag)
         call = self._sandbox.Configure(request, timeout=timeout, wait_for_ready=True)
         reply = await _answer("greet the agent", call)
         return Greeting(
@@ -138,17 +136,13 @@ class Agent:
 
     async def wait(self, process: Process) -> int:
         """Waits, without a deadline of its own, for a process's end; its exit code, 0 to 255."""
-        request = pb.WaitRequest(
-            container_id=process.container_id, process_id=process.process_id
-        )
+        request = pb.WaitRequest(container_id=process.container_id, process_id=process.process_id)
         reply = await _answer("wait", self._processes.Wait(request))
         return int(reply.exit_code) if reply.exit_code <= 255 else 255
 
     async def forget(self, process: Process) -> None:
         """Frees an ended process's id."""
-        request = pb.ForgetRequest(
-            container_id=process.container_id, process_id=process.process_id
-        )
+        request = pb.ForgetRequest(container_id=process.container_id, process_id=process.process_id)
         await self._call("forget", self._processes.Forget, request)
 
     async def resize(self, process: Process, rows: int, columns: int) -> None:
@@ -161,12 +155,10 @@ class Agent:
         )
         await self._call("resize terminal", self._processes.ResizeTerminal, request)
 
-    async def output(self, process: Process, *, stderr: bool) -> AsyncIterator[_Chunk]:
+    async def output(self, process: Process, *, stderr: bool) -> AsyncGenerator[_Chunk, None]:
         """What a process writes to one of its streams, until all its holders have closed it."""
         stream = pb.ReadOutputRequest.STDERR if stderr else pb.ReadOutputRequest.STDOUT
-        request = pb.ReadOutputRequest(
-            container_id=process.container_id, process_id=process.process_id, stream=stream
-        )
+        request = pb.ReadOutputRequest(container_id=process.container_id, process_id=process.process_id, stream=stream)
         call = self._streams.ReadOutput(request)
         try:
             async for chunk in call:
@@ -178,9 +170,7 @@ class Agent:
         """Feeds a process's stdin until `chunks` ends or the process no longer reads."""
 
         async def requests() -> AsyncIterator[pb.InputChunk]:
-            yield pb.InputChunk(
-                container_id=process.container_id, process_id=process.process_id
-            )
+            yield pb.InputChunk(container_id=process.container_id, process_id=process.process_id)
             async for data in chunks:
                 yield pb.InputChunk(data=data)
 

@@ -17,6 +17,7 @@ from vruntime.globals import Globals
 @click.pass_obj
 def command(
     globals_: Globals,
+    /,
     container_id: str,
     bundle: Path,
     console_socket: Path | None,

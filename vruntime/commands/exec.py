@@ -25,9 +25,7 @@ from vruntime.store import Store
 @click.option("-t", "--tty", is_flag=True, help="Allocate a pseudo-TTY.")
 @click.option("-u", "--user", help="UID, as <uid>[:<gid>].")
 @click.option("-g", "--additional-gids", type=int, multiple=True, help="Additional gids.")
-@click.option(
-    "-p", "--process", type=click.Path(path_type=Path), help="Path of a process.json."
-)
+@click.option("-p", "--process", type=click.Path(path_type=Path), help="Path of a process.json.")
 @click.option("-d", "--detach", is_flag=True, help="Detach from the process.")
 @flags.pid_file
 @click.option("--process-label", help="SELinux label; the guest has no SELinux.")
@@ -87,9 +85,7 @@ def command(
         )
     for warning in described.warnings:
         globals_.logger.warning(warning)
-    terminal.check_console(
-        terminal=described.terminal, detach=detach, console_socket=console_socket
-    )
+    terminal.check_console(terminal=described.terminal, detach=detach, console_socket=console_socket)
     with ExitStack() as undo:
         caller = _begin(store, record, described, console_socket, undo)
         caller.write_pid_file(pid_file)
@@ -100,9 +96,7 @@ def command(
 def _begin(
     store: Store, record: Record, process: Process, console_socket: Path | None, undo: ExitStack
 ) -> streams.Caller:
-    caller = streams.prepare(
-        wants_terminal=process.terminal, console_socket=console_socket, size=None, undo=undo
-    )
+    caller = streams.prepare(wants_terminal=process.terminal, console_socket=console_socket, size=None, undo=undo)
     Connection.to(store.sandbox(record.sandbox)).request(
         "exec",
         id=record.id,

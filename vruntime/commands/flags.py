@@ -21,9 +21,7 @@ console_socket = click.option(
     help="Path of a unix socket that receives the master of the console's pseudoterminal.",
 )
 
-pid_file = click.option(
-    "--pid-file", type=click.Path(path_type=Path), help="File to write the process id to."
-)
+pid_file = click.option("--pid-file", type=click.Path(path_type=Path), help="File to write the process id to.")
 
 preserve_fds = click.option(
     "--preserve-fds",
@@ -40,13 +38,9 @@ bundle = click.option(
     help="Root of the bundle directory [default: the current directory].",
 )
 
-_no_pivot = click.option(
-    "--no-pivot", is_flag=True, help="Accepted: the guest can always use pivot_root."
-)
+_no_pivot = click.option("--no-pivot", is_flag=True, help="Accepted: the guest can always use pivot_root.")
 
-_no_new_keyring = click.option(
-    "--no-new-keyring", is_flag=True, help="Accepted: a guest has no keyring of the caller."
-)
+_no_new_keyring = click.option("--no-new-keyring", is_flag=True, help="Accepted: a guest has no keyring of the caller.")
 
 
 def creating(command: F) -> F:

@@ -27,9 +27,7 @@ def command(globals_: Globals, container_id: str, signal_name: str, everyone: bo
     if everyone and record.status is Status.STOPPED:
         return  # as runc: there is nobody left to signal
     record.status.check_kill()
-    Connection.to(store.sandbox(record.sandbox)).request(
-        "kill", id=record.id, signal=number, all=everyone
-    )
+    Connection.to(store.sandbox(record.sandbox)).request("kill", id=record.id, signal=number, all=everyone)
 
 
 def parse_signal(text: str) -> int:

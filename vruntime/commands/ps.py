@@ -94,9 +94,7 @@ def table(processes: list[dict[str, Any]], columns: tuple[str, ...], *, now: flo
     """The lines of the table, the heading first."""
     rows = [[_COLUMNS[column][0] for column in columns]]
     rows += [[_cell(process, column, now) for column in columns] for process in processes]
-    widths = [
-        max(_COLUMNS[column][1], *(len(row[n]) for row in rows)) for n, column in enumerate(columns)
-    ]
+    widths = [max(_COLUMNS[column][1], *(len(row[n]) for row in rows)) for n, column in enumerate(columns)]
     return [_line(row, columns, widths) for row in rows]
 
 

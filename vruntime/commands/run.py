@@ -23,6 +23,7 @@ from vruntime.store import Store
 @click.pass_obj
 def command(
     globals_: Globals,
+    /,
     container_id: str,
     bundle: Path,
     console_socket: Path | None,

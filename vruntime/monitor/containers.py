@@ -59,9 +59,7 @@ class Shim:
 class GuestProcess:
     """One process in the guest, with its shim and its streams on the host."""
 
-    def __init__(
-        self, sandbox: Sandbox, process: Process, fds: Mapping[str, int], *, terminal: bool
-    ) -> None:
+    def __init__(self, sandbox: Sandbox, process: Process, fds: Mapping[str, int], *, terminal: bool) -> None:
         self.process = process
         self.exit_code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._sandbox = sandbox
@@ -204,9 +202,7 @@ class Container:
         """Changes the record on disk."""
         self.record = self.record.update(self._store, **changes)
 
-    async def create(
-        self, config: bytes, fds: Mapping[str, int], *, terminal: bool
-    ) -> GuestProcess:
+    async def create(self, config: bytes, fds: Mapping[str, int], *, terminal: bool) -> GuestProcess:
         """Makes the container in the guest, with its init waiting for start."""
         init = GuestProcess(self._sandbox, Process(self.id, INIT), fds, terminal=terminal)
         try:
@@ -228,9 +224,7 @@ class Container:
         if self.record.status is Status.CREATED:
             self.note(status=Status.RUNNING)
 
-    async def exec(
-        self, oci_process: bytes, fds: Mapping[str, int], *, terminal: bool
-    ) -> None:
+    async def exec(self, oci_process: bytes, fds: Mapping[str, int], *, terminal: bool) -> None:
         """Adds a process, which then lives by itself."""
         process = Process(self.id, f"exec-{self._next}")
         self._next += 1
@@ -238,9 +232,7 @@ class Container:
         try:
             self.record.status.check_exec()
             await guest.meet_shim()
-            await self._sandbox.guard(
-                self._sandbox.agent.exec(process, oci_process, guest.stdio())
-            )
+            await self._sandbox.guard(self._sandbox.agent.exec(process, oci_process, guest.stdio()))
         except BaseException:
             guest.abandon()
             raise

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vruntime.accelerator import Accelerator
 from vruntime.control import short_path
 from vruntime.errors import AgentError, SandboxError
+from vruntime.monitor.readiness import readable
 from vruntime.share import Share
 from vruntime.spawn import Child, spawn, tied_to_us
 from vruntime.vm import console, machine
@@ -104,9 +105,7 @@ class Sandbox:
             f"--rlimit-nofile={_open_files_limit()}",
             "--log-level=error",
         ]
-        return spawn(
-            "virtiofsd", tied_to_us(argv), fds={1: output, 2: output, 3: listener.fileno()}
-        )
+        return spawn("virtiofsd", tied_to_us(argv), fds={1: output, 2: output, 3: listener.fileno()})
 
     def _start_qemu(self, output: int, ours: ExitStack) -> Child:
         self._console_socket, console_end = _socket_pair(ours)
@@ -155,9 +154,7 @@ class Sandbox:
         for helper in (self._qemu, self._virtiofsd):
             loop.add_reader(helper.pidfd, self._helper_ended, helper)
         self._directory_fd = os.open(self.config.directory, os.O_PATH | os.O_CLOEXEC)
-        self.agent = Agent(
-            f"/proc/self/fd/{self._directory_fd}/agent.sock", timeout=self.config.request_timeout
-        )
+        self.agent = Agent(f"/proc/self/fd/{self._directory_fd}/agent.sock", timeout=self.config.request_timeout)
         self._greeted = asyncio.create_task(self._greet())
         self._mark("imports")
 
@@ -181,7 +178,8 @@ class Sandbox:
         """Awaits a call to the guest; when the machine dies first, or made it fail, SandboxError with the cause."""
         task = asyncio.ensure_future(call)
         try:
-            await asyncio.wait({task, self.died}, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {task, self.died}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not self.died.done() and task.done() and isinstance(task.exception(), AgentError):
                 # A broken channel is often the first sign of a death that is about to show.
                 await asyncio.wait({self.died}, timeout=0.2)
@@ -281,13 +279,12 @@ class Sandbox:
 
     @staticmethod
     async def _outlives(helper: Child, timeout: float) -> bool:
-        loop = asyncio.get_running_loop()
-        ended: asyncio.Future[None] = loop.create_future()
-        loop.remove_reader(helper.pidfd)
-        loop.add_reader(helper.pidfd, lambda: ended.done() or ended.set_result(None))
-        done, _ = await asyncio.wait({ended}, timeout=timeout)
-        loop.remove_reader(helper.pidfd)
-        return not done
+        asyncio.get_running_loop().remove_reader(helper.pidfd)  # the watch for a death out of turn
+        try:
+            await asyncio.wait_for(readable(helper.pidfd), timeout)
+        except TimeoutError:
+            return True
+        return False
 
     def _mark(self, phase: str) -> None:
         self.timings[phase] = round((time.monotonic() - self._started) * 1000, 1)

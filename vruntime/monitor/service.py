@@ -10,9 +10,10 @@ from contextlib import suppress
 from typing import Any
 
 from vruntime import control
-from vruntime.container import Record, Status, load
+from vruntime.container import Status, load
 from vruntime.errors import NoSuchContainer, SandboxError, VruntimeError, to_wire
 from vruntime.monitor.containers import Container
+from vruntime.monitor.readiness import readable
 from vruntime.monitor.sandbox import Sandbox
 from vruntime.share import Bind
 from vruntime.spawn import Identity
@@ -40,7 +41,7 @@ class Service:
         }
 
     async def run(self, first: socket.socket, request: Request, fds: list[int]) -> None:
-        """Carries out the first request, which makes the first container, and serves until the last has ended."""
+        """Carries out the first request, which makes a container, and serves until the last has ended."""
         await self._sandbox.watch()
         listener = self._listen()
         connections = [
@@ -70,7 +71,7 @@ class Service:
             self._keep(self._serve(sock))
 
     async def _first(self, sock: socket.socket, request: Request, fds: list[int]) -> None:
-        """The connection of the command that started us: when it dies before its answer, the container is not wanted."""
+        """Our starter's connection: when it dies before its answer, the container is not wanted."""
         sock.setblocking(False)
         answering = asyncio.create_task(self._answer(request, fds))
         caller_gone = asyncio.create_task(_hang_up(sock))
@@ -129,9 +130,7 @@ class Service:
                 binds=[Bind(**bind) for bind in request["binds"]],
                 destinations=[(path, is_dir) for path, is_dir in request["destinations"]],
             )
-            await container.create(
-                request["config"].encode(), fds, terminal="terminal" in fds
-            )
+            await container.create(request["config"].encode(), fds, terminal="terminal" in fds)
         except BaseException:
             container.note(status=Status.STOPPED, error=self._sandbox.cause)
             raise
@@ -151,9 +150,7 @@ class Service:
         return {}
 
     async def _exec(self, request: Request, fds: Fds) -> Mapping[str, Any]:
-        await self._container(request).exec(
-            request["process"].encode(), fds, terminal="terminal" in fds
-        )
+        await self._container(request).exec(request["process"].encode(), fds, terminal="terminal" in fds)
         return {}
 
     async def _kill(self, request: Request, _: Fds) -> Mapping[str, Any]:
@@ -177,14 +174,8 @@ class Service:
 
 async def _hang_up(sock: socket.socket) -> None:
     """Returns when the peer has closed the connection, without reading what it may have sent."""
-    loop = asyncio.get_running_loop()
     while True:
-        readable: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(sock.fileno(), lambda: readable.done() or readable.set_result(None))
-        try:
-            await readable
-        finally:
-            loop.remove_reader(sock.fileno())
+        await readable(sock.fileno())
         try:
             if not sock.recv(1, socket.MSG_PEEK):
                 return
@@ -210,18 +201,12 @@ async def _receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 
 async def _exactly(sock: socket.socket, count: int, fds: list[int]) -> bytes:
-    loop = asyncio.get_running_loop()
     data = bytearray()
     while len(data) < count:
         try:
             part, received = control.receive_some(sock, count - len(data))
         except BlockingIOError:
-            readable: asyncio.Future[None] = loop.create_future()
-            loop.add_reader(sock.fileno(), lambda: readable.done() or readable.set_result(None))
-            try:
-                await readable
-            finally:
-                loop.remove_reader(sock.fileno())
+            await readable(sock.fileno())
             continue
         fds += received
         if not part:

@@ -10,11 +10,12 @@ import asyncio
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from vruntime.agent.client import Agent, Process
 from vruntime.errors import AgentError
+from vruntime.monitor.readiness import readable, writable
 
 READ_SIZE = 256 << 10
 
@@ -51,7 +52,7 @@ class Endpoint:
             try:
                 data = self._read()
             except BlockingIOError:
-                await self._ready(asyncio.get_running_loop().add_reader)
+                await readable(self._fd)
                 continue
             except OSError:  # a terminal whose other side is gone
                 return
@@ -66,7 +67,7 @@ class Endpoint:
             try:
                 view = view[self._write(view) :]
             except BlockingIOError:
-                await self._ready(asyncio.get_running_loop().add_writer)
+                await writable(self._fd)
             except OSError as error:
                 raise Closed from error
 
@@ -79,21 +80,6 @@ class Endpoint:
         if self._socket is not None:
             return self._socket.send(view, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         return os.write(self._fd, view)
-
-    async def _ready(self, watch: Callable[..., None]) -> None:
-        loop = asyncio.get_running_loop()
-        ready: asyncio.Future[None] = loop.create_future()
-
-        def wake() -> None:
-            if not ready.done():
-                ready.set_result(None)
-
-        forget = loop.remove_reader if watch == loop.add_reader else loop.remove_writer
-        watch(self._fd, wake)
-        try:
-            await ready
-        finally:
-            forget(self._fd)
 
 
 def _own_description(fd: int, *, writing: bool) -> int:
@@ -113,7 +99,10 @@ def _broken_pipe() -> int:
 
 
 class Output:
-    """Copies one output stream of a process to the caller; `caught_up` is set once all is written that came before its end."""
+    """Copies one output stream of a process to the caller.
+
+    `caught_up` is set once all is written that the process itself wrote before its end.
+    """
 
     def __init__(self, agent: Agent, process: Process, fd: int, *, stderr: bool) -> None:
         self._chunks = agent.output(process, stderr=stderr)
@@ -142,7 +131,7 @@ class Output:
         except grpc.aio.AioRpcError:
             return  # the machine is gone; whoever waits for the process says so
         finally:
-            await self._chunks.aclose()  # type: ignore[attr-defined]
+            await self._chunks.aclose()
 
 
 class Input:

@@ -236,9 +236,7 @@ def _nul_faults(value: object, *keys: str | int) -> Iterator[str]:
         if "\0" in value:
             yield f"{json_path(*keys)}: contains a NUL character"
     elif isinstance(value, dict | list):
-        entries: Iterable[tuple[str | int, object]] = (
-            value.items() if isinstance(value, dict) else enumerate(value)
-        )
+        entries: Iterable[tuple[str | int, object]] = value.items() if isinstance(value, dict) else enumerate(value)
         yield from chain.from_iterable(_nul_faults(entry, *keys, key) for key, entry in entries)
 
 

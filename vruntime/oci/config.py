@@ -156,9 +156,7 @@ class OciConfig:
             "mounts": [_guest_mount(mount, bind_sources) for mount in self.mounts],
             "linux": _guest_linux(self.document["linux"]),
         }
-        guest |= {
-            key: self.document[key] for key in ("hostname", "domainname") if key in self.document
-        }
+        guest |= {key: self.document[key] for key in ("hostname", "domainname") if key in self.document}
         return json.dumps(guest, ensure_ascii=False, separators=(",", ":")).encode()
 
     def _mount(self, index: int, mount: Json) -> Mount:

@@ -26,10 +26,7 @@ def default_spec() -> Json:
                 "TERM=xterm",
             ],
             "cwd": "/",
-            "capabilities": {
-                kind: list(_CAPABILITIES)
-                for kind in ("bounding", "effective", "permitted", "ambient")
-            },
+            "capabilities": {kind: list(_CAPABILITIES) for kind in ("bounding", "effective", "permitted", "ambient")},
             "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
             "noNewPrivileges": True,
         },

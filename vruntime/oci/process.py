@@ -55,8 +55,7 @@ class Process:
         if "capabilities" in self.document:
             sets = self.document["capabilities"]
             guest["capabilities"] = {
-                kind: [name for name in sets.get(kind, ()) if name in support.CAPABILITIES]
-                for kind in _CAPABILITY_SETS
+                kind: [name for name in sets.get(kind, ()) if name in support.CAPABILITIES] for kind in _CAPABILITY_SETS
             }
         return guest
 
@@ -105,9 +104,7 @@ def process_from_exec_flags(
     if cwd:
         document["cwd"] = cwd
     if capabilities:
-        document["capabilities"] = _with_capabilities(
-            mapping(document, "capabilities"), capabilities
-        )
+        document["capabilities"] = _with_capabilities(mapping(document, "capabilities"), capabilities)
     if no_new_privileges:
         document["noNewPrivileges"] = True
     if apparmor_profile:
@@ -145,8 +142,5 @@ def _parse_id(text: str, kind: str) -> int:
 
 def _with_capabilities(base: Json, added: Sequence[str]) -> Json:
     """The sets that runc extends; inheritable stays, as it must (CVE-2022-29162)."""
-    extended = {
-        kind: [*base.get(kind, ()), *added]
-        for kind in ("bounding", "effective", "permitted", "ambient")
-    }
+    extended = {kind: [*base.get(kind, ()), *added] for kind in ("bounding", "effective", "permitted", "ambient")}
     return {**base, **extended}
