@@ -300,8 +300,7 @@ impl Container {
         self.status().require("started", &self.id, Status::can_start)?;
         let unstarted = self.state().unstarted.take();
         let conversation = unstarted.expect("what is created is not started");
-        let mut exit = self.init.exit();
-        let result = start(conversation, &mut exit).await;
+        let result = start(conversation).await;
         if result.is_err() {
             // It may have ended by itself.
             let _ = self.init.signal(nix::libc::SIGKILL);

@@ -104,8 +104,9 @@ impl Birth<'_> {
                     self.exit = expectation.claim(pid);
                 }
                 Some((Event::Console, Some(master))) => self.streams.set_terminal(master)?,
-                Some((Event::Console, None)) => return Err(Error::Internal("init sent no terminal".to_owned())),
-                Some((Event::Ready, _)) => return Ok(conversation),
+                Some((Event::Console, None)) => return Err(broken("a console without a terminal")),
+                Some((Event::Ready, _)) if self.pids.len() > 1 => return Ok(conversation),
+                Some((Event::Ready, _)) => return Err(broken("ready without a process")),
                 Some((Event::Failed(failure), _)) => return Err(failure.into()),
                 // After Exec, and with the process known, the end of the stream is its execve.
                 None if place.init.is_some() && self.pids.len() > 1 => return Ok(conversation),
@@ -125,16 +126,13 @@ impl Birth<'_> {
 }
 
 /// Lets a created process execute its program.
-pub async fn start(mut conversation: Conversation, exit: &mut Exit) -> Result<()> {
+pub async fn start(mut conversation: Conversation) -> Result<()> {
     within_deadline(async {
         conversation.send(&Request::Start, None).await?;
         match conversation.receive().await? {
             None => Ok(()),
             Some((Event::Failed(failure), _)) => Err(failure.into()),
-            Some(_) => Err(Error::Internal(format!(
-                "init broke the protocol; exit code {:?}",
-                exit.code()
-            ))),
+            Some(_) => Err(broken("an event after the start")),
         }
     })
     .await
@@ -290,6 +288,10 @@ impl Conversation {
             result => result,
         }
     }
+}
+
+fn broken(what: &str) -> Error {
+    Error::Internal(format!("init broke the protocol: {what}"))
 }
 
 fn cannot_talk(error: io::Error) -> Error {
