@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import socket
 import sys
 import time
@@ -20,7 +22,7 @@ from vruntime.log import Log
 from vruntime.monitor.sandbox import SandboxConfig
 from vruntime.oci.config import OciConfig, load_config
 from vruntime.remove import remove
-from vruntime.settings import Settings
+from vruntime.settings import Settings, VmSettings
 from vruntime.share import GUEST_PATH, Bind
 from vruntime.spawn import Child, Identity, spawn
 from vruntime.store import Store, check_id
@@ -117,11 +119,6 @@ def _check_preserved(count: int) -> None:
 
 def _sandbox_config(settings: Settings, store: Store, container_id: str, config: OciConfig) -> SandboxConfig:
     vm = settings.vm
-    memory, vcpus = vm.memory, vm.vcpus
-    if config.memory_limit is not None:
-        memory = _whole_mebibytes(config.memory_limit + vm.memory_overhead)
-    if config.cpu_quota is not None:
-        vcpus = max(1, math.ceil(config.cpu_quota / config.cpu_period))
     return SandboxConfig(
         id=container_id,
         directory=store.sandbox(container_id),
@@ -131,8 +128,8 @@ def _sandbox_config(settings: Settings, store: Store, container_id: str, config:
             kernel=str(vm.kernel),
             initramfs=str(vm.initramfs),
             accelerator=accelerator.choose(settings),
-            memory=memory,
-            vcpus=vcpus,
+            memory=_memory(vm, config),
+            vcpus=_vcpus(vm, config),
             extra_kernel_parameters=vm.kernel_parameters,
         ),
         virtiofsd=str(vm.virtiofsd),
@@ -141,8 +138,19 @@ def _sandbox_config(settings: Settings, store: Store, container_id: str, config:
     )
 
 
-def _whole_mebibytes(size: int) -> int:
-    return -(-size >> 20) << 20
+def _memory(vm: VmSettings, config: OciConfig) -> int:
+    """The guest's memory: the container's limit and what the guest itself needs, at most what the host has."""
+    if config.memory_limit is None:
+        return vm.memory
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return -(-min(config.memory_limit + vm.memory_overhead, host) >> 20) << 20
+
+
+def _vcpus(vm: VmSettings, config: OciConfig) -> int:
+    """Enough for the container's quota, at most what the host has."""
+    if config.cpu_quota is None:
+        return vm.vcpus
+    return max(1, min(math.ceil(config.cpu_quota / config.cpu_period), os.cpu_count() or 1))
 
 
 def _console_size(config: OciConfig) -> tuple[int, int] | None:
@@ -151,9 +159,6 @@ def _console_size(config: OciConfig) -> tuple[int, int] | None:
 
 
 def _first_record(store: Store, container_id: str, config: OciConfig) -> None:
-    import json  # noqa: PLC0415
-    import os  # noqa: PLC0415
-
     store.write(container_id, CONFIG_FILE, json.dumps(config.document))
     Record(
         id=container_id,
@@ -168,8 +173,6 @@ def _first_record(store: Store, container_id: str, config: OciConfig) -> None:
 
 
 def _start_monitor(sandbox: SandboxConfig, undo: ExitStack) -> tuple[Child, Connection]:
-    import os  # noqa: PLC0415
-
     ours, theirs = socket.socketpair()
     undo.callback(ours.close)
     output = os.open(sandbox.directory / MONITOR_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -200,8 +203,6 @@ def _request(
     config: OciConfig,
     caller: streams.Caller,
 ) -> dict[str, Any]:
-    import os  # noqa: PLC0415
-
     base = f"{GUEST_PATH}/{container_id}"
     binds = [
         Bind(mount.index, mount.source, mount.is_readonly, mount.is_recursive)

@@ -61,10 +61,16 @@ def command_line(machine: Machine, fds: Descriptors) -> list[str]:
         *_boot(machine),
         *_console(fds),
         *_control(fds),
-        *_agent_channel(fds),
+        *_agent_channel(fds.agent),
         *_shared_directory(fds),
         *_entropy(),
     ]
+
+
+def bare_command_line(machine: Machine, agent: int) -> list[str]:
+    """The same machine with the agent's channel alone: the floor that a container's start is measured against."""
+    bare = [*_identity(machine), *_board(machine), *_boot(machine), *_agent_channel(agent)]
+    return [machine.qemu, *bare, "-serial", "null"]
 
 
 def kernel_command_line(machine: Machine) -> str:
@@ -132,11 +138,11 @@ def _control(fds: Descriptors) -> list[str]:
     return ["-chardev", f"socket,id=qmp,fd={fds.qmp}", "-mon", "chardev=qmp,mode=control"]
 
 
-def _agent_channel(fds: Descriptors) -> list[str]:
+def _agent_channel(fd: int) -> list[str]:
     # `server`: the descriptor listens already, so that the host may dial before QEMU runs, and may dial again.
     return [
         "-chardev",
-        f"socket,id=agent,fd={fds.agent},server=on,wait=off",
+        f"socket,id=agent,fd={fd},server=on,wait=off",
         "-device",
         "virtio-serial-device,max_ports=2",
         "-device",

@@ -1,0 +1,305 @@
+"""The figures of SPECIFICATION.md, measured: medians, each against the floor or another runtime in the same run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from vruntime import accelerator, settings
+from vruntime.vm import machine
+
+VRUNTIME = "/usr/local/bin/vruntime"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+MEBIBYTE = 1 << 20
+STREAM = 256 * MEBIBYTE
+DEADLINE = 120.0
+
+
+def main() -> None:
+    """Prints every figure."""
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    configured = settings.load(None)
+    chosen = accelerator.choose(configured)
+    print(f"machine      {cpu_model()}, {os.cpu_count()} CPUs, Linux {platform.release()}")
+    print(f"accelerator  {chosen}; QEMU {qemu_version(configured)}; medians of {runs} runs (least to most)")
+    with tempfile.TemporaryDirectory() as directory:
+        bench = Bench(Path(directory), runs, bare_machine(configured, chosen))
+        bench.boot()
+        bench.peers()
+        with bench.container() as container_id:
+            bench.verbs(container_id)
+            bench.memory(container_id)
+            bench.streams(container_id)
+    bench.sizes(configured)
+    bench.instructions()
+
+
+class Bench:
+    """The measurements, on one busybox bundle."""
+
+    def __init__(self, directory: Path, runs: int, bare: machine.Machine) -> None:
+        self.directory = directory
+        self.runs = runs
+        self.bare = bare
+        self.bundle = make_bundle(directory / "bundle")
+        self.root = directory / "state"
+
+    def boot(self) -> None:
+        """The floor, and a cold run in turn with it."""
+        floors, colds = [], []
+        for _ in range(self.runs + 1):
+            floors.append(time_to_ready(self.bare, self.directory))
+            colds.append(timed(self.vruntime("run", "--bundle", str(self.bundle("true")), "cold")))
+        floors, colds = floors[1:], colds[1:]  # the first warms the page cache
+        show("floor: bare QEMU to agent ready", milliseconds(floors))
+        show("cold `run true`", milliseconds(colds))
+        ratios = [cold / floor for cold, floor in zip(colds, floors, strict=True)]
+        show("cold `run true` / floor", spread(ratios, "x", 2))
+
+    def peers(self) -> None:
+        """The same bundle under other runtimes."""
+        for peer, flags in (
+            ("runc", []),
+            ("crun", []),
+            ("runsc", ["--platform=ptrace", "--network=none", "--ignore-cgroups"]),
+        ):
+            program = shutil.which(peer)
+            if program is None:
+                print(f"{'':2}{peer + ' `run true`':44}not installed")
+                continue
+            root = ["--root", str(self.directory / peer)]
+            command = [program, *flags, *root, "run", "--bundle", str(self.bundle("true")), "cold"]
+            show(f"{peer} `run true`", milliseconds([timed(command) for _ in range(self.runs)]))
+
+    @contextmanager
+    def container(self) -> Iterator[str]:
+        """A container that sleeps."""
+        with open(os.devnull, "r+b") as null:
+            command = self.vruntime("run", "--detach", "--bundle", str(self.bundle("sleep", "3600")), "idle")
+            subprocess.run(command, stdin=null, stdout=null, stderr=null, check=True)
+        try:
+            yield "idle"
+        finally:
+            subprocess.run(self.vruntime("delete", "--force", "idle"), check=True)
+
+    def verbs(self, container_id: str) -> None:
+        """Commands on a container that runs."""
+        execs = [timed(self.vruntime("exec", container_id, "true")) for _ in range(self.runs + 1)][1:]
+        states = [timed(self.vruntime("state", container_id)) for _ in range(self.runs + 1)][1:]
+        show("`exec true`", milliseconds(execs))
+        show("`state`", milliseconds(states))
+
+    def memory(self, container_id: str) -> None:
+        """What an idle container costs the host, beside its guest's memory."""
+        total = 0.0
+        for name, pids in helpers(self.root, container_id).items():
+            size = sum(pss(pid) for pid in pids)
+            total += size
+            show(f"PSS of {name}", f"{size:8.1f} MB")
+        show("PSS per idle container, without guest RAM", f"{total:8.1f} MB")
+
+    def streams(self, container_id: str) -> None:
+        """Bytes through standard output and input."""
+        output = f"head -c {STREAM} /dev/zero"
+        show("stdout", rate([self._read(container_id, output) for _ in range(3)]))
+        show("stdin", rate([self._write(container_id, "cat >/dev/null") for _ in range(3)]))
+
+    def sizes(self, configured: settings.Settings) -> None:
+        """Files of the guest."""
+        for name, path in (("kernel", configured.vm.kernel), ("initramfs (the agent)", configured.vm.initramfs)):
+            show(name, f"{path.stat().st_size / MEBIBYTE:8.2f} MiB")
+
+    def instructions(self) -> None:
+        """Guest instructions from reset to the agent's readiness, the same in every run."""
+        argv = ["-icount", "shift=0,sleep=off"]
+        show("instructions to agent ready", f"{guest_nanoseconds(self.bare, self.directory, argv) / 1e6:8.1f} million")
+
+    def vruntime(self, *arguments: str) -> list[str]:
+        """A command line with our state root."""
+        return [VRUNTIME, "--root", str(self.root), *arguments]
+
+    def _read(self, container_id: str, script: str) -> float:
+        began = time.monotonic()
+        command = self.vruntime("exec", container_id, "sh", "-c", script)
+        count = 0
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            while data := os.read(process.stdout.fileno(), MEBIBYTE):
+                count += len(data)
+        assert count == STREAM
+        return time.monotonic() - began
+
+    def _write(self, container_id: str, script: str) -> float:
+        began = time.monotonic()
+        command = self.vruntime("exec", container_id, "sh", "-c", script)
+        block = bytes(MEBIBYTE)
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            for _ in range(STREAM // MEBIBYTE):
+                process.stdin.write(block)
+            process.stdin.close()
+        assert process.returncode == 0
+        return time.monotonic() - began
+
+
+def make_bundle(directory: Path) -> Callable[..., Path]:
+    """A busybox root filesystem; the function makes a bundle of it for a command line."""
+    rootfs = directory / "rootfs"
+    for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
+        (rootfs / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", rootfs / "bin")
+    for applet in ("cat", "head", "sh", "sleep", "true"):
+        (rootfs / "bin" / applet).symlink_to("busybox")
+    subprocess.run([VRUNTIME, "spec", "--bundle", str(directory)], check=True)
+    config = json.loads((directory / "config.json").read_text())
+
+    def bundle(*args: str) -> Path:
+        config["process"] |= {"args": list(args), "terminal": False}
+        config["root"]["path"] = str(rootfs)
+        (directory / "config.json").write_text(json.dumps(config))
+        return directory
+
+    return bundle
+
+
+def bare_machine(configured: settings.Settings, chosen: accelerator.Accelerator) -> machine.Machine:
+    """The machine that the runtime makes by default."""
+    return machine.Machine(
+        name="floor",
+        qemu=str(configured.vm.qemu),
+        kernel=str(configured.vm.kernel),
+        initramfs=str(configured.vm.initramfs),
+        accelerator=chosen,
+        memory=configured.vm.memory,
+        vcpus=configured.vm.vcpus,
+    )
+
+
+@contextmanager
+def bare_qemu(bare: machine.Machine, directory: Path, extra: list[str]) -> Iterator[tuple[socket.socket, float]]:
+    """QEMU with kernel, initramfs and the agent's port alone; a connection to the agent, and when it was started."""
+    with ExitStack() as stack:
+        path = str(directory / "floor.sock")
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(path)
+        stack.callback(os.unlink, path)
+        listener.listen(1)
+        argv = machine.bare_command_line(bare, agent=listener.fileno())
+        began = time.monotonic()
+        qemu = subprocess.Popen(
+            [*argv, *extra], pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        stack.callback(qemu.wait)
+        stack.callback(qemu.kill)
+        agent = stack.enter_context(socket.socket(socket.AF_UNIX))
+        agent.settimeout(DEADLINE)
+        agent.connect(path)
+        yield agent, began
+
+
+def time_to_ready(bare: machine.Machine, directory: Path) -> float:
+    """Seconds from QEMU's start to the agent's first byte."""
+    with bare_qemu(bare, directory, []) as (agent, began):
+        agent.sendall(PREFACE)
+        assert agent.recv(1)
+        return time.monotonic() - began
+
+
+def guest_nanoseconds(bare: machine.Machine, directory: Path, extra: list[str]) -> float:
+    """The guest's clock at its readiness; with -icount shift=0 an instruction takes a nanosecond."""
+    import grpc
+
+    from vruntime.agent.proto import agent_pb2, agent_pb2_grpc
+
+    with bare_qemu(bare, directory, extra) as (agent, _):
+        agent.close()
+        options = [("grpc.default_authority", "agent")]
+        with grpc.insecure_channel(f"unix:{directory}/floor.sock", options=options) as channel:
+            stub = agent_pb2_grpc.SandboxStub(channel)
+            request = agent_pb2.ConfigureRequest(wall_clock_ns=time.time_ns(), entropy=os.urandom(64))
+            reply = stub.Configure(request, timeout=DEADLINE, wait_for_ready=True)
+            return float(reply.ready_usec * 1000)
+
+
+def timed(command: list[str]) -> float:
+    """Seconds that a command takes, which must exit 0."""
+    began = time.monotonic()
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    return time.monotonic() - began
+
+
+def helpers(root: Path, container_id: str) -> dict[str, list[int]]:
+    """The processes on the host that belong to a container, by name."""
+    state = json.loads((root / "containers" / container_id / "state.json").read_text())
+    monitor = state["monitor"]["pid"]
+    found: dict[str, list[int]] = {"monitor": [monitor], "shim": [state["shim"]["pid"]]}
+    waiting = [monitor]
+    while waiting:
+        parent = waiting.pop()
+        for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+            name = Path(f"/proc/{child}/comm").read_text().strip()
+            found.setdefault(name.split("-")[0], []).append(int(child))
+            waiting.append(int(child))
+    return found
+
+
+def pss(pid: int) -> float:
+    """Proportional set size of a process in MB (10^6 bytes), but for the guest's memory."""
+    total, guest = 0, False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        first = line.split(maxsplit=1)[0]
+        if not first.endswith(":"):
+            guest = "memfd:memory" in line
+        elif first == "Pss:" and not guest:
+            total += int(line.split()[1]) * 1024
+    return total / 1e6
+
+
+def show(what: str, figure: str) -> None:
+    """One line of the report."""
+    print(f"  {what:44}{figure}", flush=True)
+
+
+def milliseconds(seconds: list[float]) -> str:
+    """Median and spread of durations."""
+    return spread([second * 1000 for second in seconds], "ms", 0)
+
+
+def rate(seconds: list[float]) -> str:
+    """Median and spread of a stream's speed."""
+    return spread([STREAM / 1e6 / second for second in seconds], "MB/s", 0)
+
+
+def spread(values: list[float], unit: str, digits: int) -> str:
+    """Median, least and most."""
+    median = statistics.median(values)
+    return f"{median:8.{digits}f} {unit} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def cpu_model() -> str:
+    """The host's CPU."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(": ")[2]
+    return platform.processor()
+
+
+def qemu_version(configured: settings.Settings) -> str:
+    """As QEMU prints it."""
+    output = subprocess.run([configured.vm.qemu, "--version"], capture_output=True, text=True, check=True).stdout
+    return output.split()[3]
+
+
+if __name__ == "__main__":
+    main()
