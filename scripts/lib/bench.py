@@ -16,7 +16,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import grpc
+
 from vruntime import accelerator, settings
+from vruntime.agent.proto import agent_pb2, agent_pb2_grpc
 from vruntime.vm import machine
 
 VRUNTIME = "/usr/local/bin/vruntime"
@@ -218,10 +221,6 @@ def time_to_ready(bare: machine.Machine, directory: Path) -> float:
 
 def guest_nanoseconds(bare: machine.Machine, directory: Path, extra: list[str]) -> float:
     """The guest's clock at its readiness; with -icount shift=0 an instruction takes a nanosecond."""
-    import grpc
-
-    from vruntime.agent.proto import agent_pb2, agent_pb2_grpc
-
     with bare_qemu(bare, directory, extra) as (agent, _):
         agent.close()
         options = [("grpc.default_authority", "agent")]
