@@ -25,6 +25,8 @@ KERNEL_PARAMETERS = (
 TCG_KERNEL_PARAMETERS = ("no_timer_check", "tsc=reliable")
 
 # TCG runs `rep movsb` a byte at a time; without these two features the kernel and libc copy by words.
+_ACCEL = {Accelerator.KVM: "kvm", Accelerator.TCG: "tcg,tb-size=32"}
+
 _CPU = {Accelerator.KVM: "host", Accelerator.TCG: "max,-erms,-fsrm"}
 
 
@@ -101,9 +103,11 @@ def _identity(machine: Machine) -> list[str]:
 def _board(machine: Machine) -> list[str]:
     return [
         "-machine",
-        f"microvm,accel={machine.accelerator},acpi=off,pit=on,pic=on,rtc=off,usb=off,"
+        "microvm,acpi=off,pit=on,pic=on,rtc=off,usb=off,"
         "isa-serial=on,auto-kernel-cmdline=on,mem-merge=off,dump-guest-core=off,"
         "memory-backend=memory",
+        "-accel",
+        _ACCEL[machine.accelerator],
         # The guest's memory is a memfd, shared with virtiofsd, which reads and writes the requests in it.
         "-object",
         f"memory-backend-memfd,id=memory,size={machine.memory},share=on",
