@@ -65,10 +65,8 @@ impl Console {
         // SAFETY: the argument is no pointer.
         let terminal = unsafe { open_peer(device, flags.bits()) }.context(|| "open the pty's terminal".into())?;
         // SAFETY: the kernel has just made this descriptor.
-        Ok(Self {
-            master,
-            terminal: unsafe { OwnedFd::from_raw_fd(terminal) },
-        })
+        let terminal = unsafe { OwnedFd::from_raw_fd(terminal) };
+        Ok(Self { master, terminal })
     }
 
     /// Shows the terminal as the container's /dev/console.

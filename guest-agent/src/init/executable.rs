@@ -107,7 +107,11 @@ mod tests {
             ("foo", "/bin", r#"exec: "foo": executable file not found in $PATH"#),
             ("", "/bin", r#"exec: "": executable file not found in $PATH"#),
             ("sh", "", r#"exec: "sh": executable file not found in $PATH"#),
-            ("hosts", "/etc", r#"exec: "hosts": executable file not found in $PATH"#),
+            (
+                "passwd",
+                "/etc",
+                r#"exec: "passwd": executable file not found in $PATH"#,
+            ),
             ("/x", "/bin", r#"exec: "/x": stat /x: no such file or directory"#),
         ] {
             assert_eq!(failure(name, search), (Reason::NotFound, message.to_owned()));

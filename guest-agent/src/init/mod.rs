@@ -201,14 +201,11 @@ struct Agent {
 impl Agent {
     fn inherited() -> nix::Result<Self> {
         // SAFETY: the descriptor is only looked at, and one that is not open is an error.
-        fcntl(
-            unsafe { BorrowedFd::borrow_raw(protocol::SOCKET) },
-            FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC),
-        )?;
+        let unknown = unsafe { BorrowedFd::borrow_raw(protocol::SOCKET) };
+        fcntl(unknown, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         // SAFETY: it is open, and nothing else in this process knows of it.
-        Ok(Self {
-            socket: unsafe { OwnedFd::from_raw_fd(protocol::SOCKET) },
-        })
+        let socket = unsafe { OwnedFd::from_raw_fd(protocol::SOCKET) };
+        Ok(Self { socket })
     }
 
     fn request(&self) -> Result<(Request, Option<OwnedFd>)> {

@@ -6,9 +6,9 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, ResolveFlag};
 use nix::libc;
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, fstat, umask};
-use nix::unistd::{chdir, chroot, fchdir, pivot_root};
+use nix::unistd::{chdir, fchdir, pivot_root};
 use oci_spec::runtime::{Linux, Spec};
 
 use super::devices;
@@ -30,10 +30,10 @@ pub struct Rootfs {
 }
 
 impl Rootfs {
-    /// Builds the tree: the root, the mounts, the devices. Needs a mount namespace of its own, and enters it for good.
+    /// Builds the tree: the root, the mounts, the devices. Needs a mount namespace of its own.
     pub fn build(spec: &Spec) -> Result<Self> {
         umask(Mode::from_bits_truncate(DEFAULT_UMASK));
-        leave_guest_root().context(|| "error preparing rootfs".into())?;
+        isolate().context(|| "error preparing rootfs".into())?;
         let tree = open_root(spec).context(|| "error preparing rootfs".into())?;
         let mounts = spec.mounts().as_deref().unwrap_or_default();
         let deferred = mounts::mount_all(&tree, mounts)?;
@@ -97,23 +97,13 @@ fn linux(spec: &Spec) -> Option<&Linux> {
     spec.linux().as_ref()
 }
 
-/// Cuts this mount namespace off from the agent's, and moves to a copy of its root.
+/// Cuts this mount namespace off from the agent's: what is mounted here stays here.
 ///
-/// The guest's root may be its initramfs, the kernel's first mount of all, which pivot_root(2) cannot exchange: the copy
-/// is mounted on top of it, and so can be.
-fn leave_guest_root() -> Result<()> {
-    let root = open_in(
-        AT_FDCWD,
-        Path::new("/"),
-        OFlag::O_PATH | OFlag::O_DIRECTORY,
-        ResolveFlag::empty(),
-    )
-    .context(|| "open /".into())?;
-    mount_api::set_propagation(root.as_fd(), libc::MS_SLAVE, Depth::Recursive).context(|| "make / a slave".into())?;
-    let copy = mount_api::clone_tree_at(root.as_fd(), Depth::Recursive).context(|| "copy the mounts of /".into())?;
-    mount_api::attach(copy.as_fd(), root.as_fd()).context(|| "mount a copy of /".into())?;
-    fchdir(&copy).context(|| "chdir to the copy of /".into())?;
-    chroot(".").context(|| "chroot to the copy of /".into())
+/// The guest's root, whose copy this namespace starts with, must be a mount that pivot_root(2) can exchange. All of it is
+/// unmounted then, so that nothing of it is left below the container's root.
+fn isolate() -> Result<()> {
+    let flags = MsFlags::MS_SLAVE | MsFlags::MS_REC;
+    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).context(|| "make / a slave".into())
 }
 
 /// Mounts the root's directory onto itself: only a mount can become the root.

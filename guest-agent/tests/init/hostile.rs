@@ -3,7 +3,9 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde_json::json;
 
 use crate::support::{Bundle, create, output, run};
@@ -202,4 +204,34 @@ fn strange_requests_are_answered() {
             "{failure:?}"
         );
     }
+}
+
+#[test]
+fn a_mount_point_swapped_for_a_link_does_not_lead_out() {
+    let bundle = Bundle::new().mount("/swapped/below", "tmpfs", "canary", &[]);
+    let (outside, link) = (bundle.beside("outside"), bundle.root().join("link"));
+    fs::create_dir(&outside).unwrap();
+    fs::create_dir(bundle.root().join("swapped")).unwrap();
+    symlink(&outside, &link).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                renameat2(
+                    AT_FDCWD,
+                    &link,
+                    AT_FDCWD,
+                    &bundle.root().join("swapped"),
+                    RenameFlags::RENAME_EXCHANGE,
+                )
+                .unwrap();
+            }
+        });
+        for _ in 0..100 {
+            // Either way may win, and a refusal is fine too.
+            let _ = create(&bundle);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
 }
