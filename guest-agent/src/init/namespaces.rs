@@ -1,8 +1,9 @@
 //! The namespaces of a container (runtime-spec: config-linux.md, "Namespaces").
 //!
 //! Listed user namespaces are refused. A listed network namespace is the guest's own: the virtual machine is what
-//! isolates the network, and its interfaces are already those of the container. Each container has a mount namespace,
-//! listed or not, so that none can touch the agent's mounts.
+//! isolates the network, and its interfaces are already those of the container. Each container has a mount and a cgroup
+//! namespace, listed or not: what it would share without is the agent's mounts and its division of the guest, which are
+//! nothing of the host's and no business of a container.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -20,14 +21,20 @@ use super::protocol::Failure;
 
 const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
 
+/// The namespaces of every container.
+const ALWAYS: CloneFlags = CloneFlags::CLONE_NEWNS.union(CloneFlags::CLONE_NEWCGROUP);
+
 /// Enters the namespaces of a new container: joins those with a path, makes the others. A pid and a time namespace are
 /// those of the children only.
 pub fn enter(linux: Option<&Linux>, procfs: &Procfs) -> Result<()> {
-    let mut made = CloneFlags::CLONE_NEWNS;
+    let mut made = ALWAYS;
     for namespace in listed(linux) {
         let Some(flag) = flag(namespace.typ())? else { continue };
         match namespace.path() {
-            Some(path) => join_path(flag, path)?,
+            Some(path) => {
+                join_path(flag, path)?;
+                made.remove(flag);
+            }
             None => made |= flag,
         }
     }
@@ -40,7 +47,7 @@ pub fn enter(linux: Option<&Linux>, procfs: &Procfs) -> Result<()> {
 
 /// Joins the namespaces of a running container, by the pidfd of its init.
 pub fn join(linux: Option<&Linux>, container: impl AsFd) -> Result<()> {
-    let mut flags = CloneFlags::CLONE_NEWNS;
+    let mut flags = ALWAYS;
     for namespace in listed(linux) {
         flags |= flag(namespace.typ())?.unwrap_or(CloneFlags::empty());
     }

@@ -153,10 +153,8 @@ fn tmpcopyup_copies_everything() {
 }
 
 #[test]
-fn cgroup_is_the_second_version() {
-    let namespaces = json!([{"type": "mount"}, {"type": "pid"}, {"type": "uts"}, {"type": "cgroup"}]);
+fn cgroup_is_the_second_version_and_the_containers_own() {
     let bundle = Bundle::new()
-        .set("/linux/namespaces", namespaces)
         .mount(
             "/sys/fs/cgroup",
             "cgroup",
