@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from waiting import settled, until
+from waiting import eventually, settled
 
 if TYPE_CHECKING:
     from conftest import Bundles, Runtime
@@ -161,7 +161,7 @@ def test_a_writer_waits_for_a_reader_that_does_not_read(vruntime: Runtime, bundl
     command = vruntime.command("run", "--bundle", str(bundle), container_id)
     with running(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        until(lambda: progress.read_text().strip() not in ("", "0"), DEADLINE, "the first block is written")
+        eventually(lambda: progress.read_text().strip() not in ("", "0"), DEADLINE)
         before = _resident(_monitor(container_id))
         assert int(settled(progress.read_text, DEADLINE)) < 24
         assert _resident(_monitor(container_id)) - before < 32 * MEBIBYTE

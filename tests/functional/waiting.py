@@ -1,4 +1,4 @@
-"""Waiting for what a test expects: until it holds, or until a deadline fails the test."""
+"""Waiting for what another process does."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(check: Callable[[], T], seconds: float, what: str) -> T:
-    """The first true answer of `check`; a failure that says `what` did not happen within `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (answer := check()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+def eventually(condition: Callable[[], T], timeout: float = 15.0) -> T:
+    """What `condition` gives as soon as that is true; AssertionError when it is not within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"not so within {timeout} s: {condition}"
         time.sleep(0.02)
-    return answer
+    return result
 
 
-def settled(read: Callable[[], T], seconds: float, *, still: float = 1.0) -> T:
-    """What `read` gives once it has given the same for `still` seconds; a failure when it never does."""
-    deadline = time.monotonic() + seconds
+def settled(read: Callable[[], T], timeout: float, *, still: float = 1.0) -> T:
+    """What `read` gives once it has given the same for `still` seconds; AssertionError when it never does."""
+    deadline = time.monotonic() + timeout
     last, since = read(), time.monotonic()
     while time.monotonic() - since < still:
-        assert time.monotonic() < deadline, f"still changing after {seconds:g} s: {last!r}"
+        assert time.monotonic() < deadline, f"still changing after {timeout} s: {last!r}"
         time.sleep(0.02)
         if (now := read()) != last:
             last, since = now, time.monotonic()
