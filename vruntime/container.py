@@ -30,6 +30,8 @@ class Status(StrEnum):
         """Start needs a created container."""
         if self is Status.RUNNING:
             raise ContainerError("cannot start an already running container")
+        if self is Status.STOPPED:
+            raise ContainerError("cannot start a container that has stopped")
         if self is not Status.CREATED:
             raise ContainerError(f"cannot start a container in the {self} state")
 

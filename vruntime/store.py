@@ -24,6 +24,8 @@ _MAX_ID = 255 - len(".config.json.tmp")
 
 def check_id(container_id: str) -> str:
     """The id itself; ContainerError in runc's words when it is none."""
+    if not container_id:
+        raise ContainerError("container id cannot be empty")
     if not _ID.fullmatch(container_id) or container_id in (".", "..") or len(container_id) > _MAX_ID:
         raise ContainerError("invalid container ID format")
     return container_id

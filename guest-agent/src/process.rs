@@ -56,6 +56,10 @@ impl Process {
         self.streams.writer(self.exit())
     }
 
+    pub async fn close_output(&self, source: Source) -> Result<()> {
+        self.streams.close_output(source).await
+    }
+
     pub fn reader(&self, source: Source) -> Result<Reader> {
         self.streams.reader(source, self.exit())
     }

@@ -12,7 +12,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::unistd::pipe2;
 use tokio::io::Interest;
-use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::sync::{Mutex, OwnedMappedMutexGuard, OwnedMutexGuard, watch};
 
 use crate::error::{Error, Result};
 use crate::fd::{Watched, not_blocking, read_into, watch as watch_fd};
@@ -21,6 +21,9 @@ use crate::reaper::Exit;
 
 /// The most that one message of output carries, in bytes.
 pub const MAX_CHUNK: usize = 256 << 10;
+
+/// Less room than this is not worth a read.
+const MIN_CHUNK: usize = 32 << 10;
 
 /// Capacity of a pipe: as much as an unprivileged process could ask for, so that a process is seldom stopped.
 const PIPE_SIZE: i32 = 1 << 20;
@@ -41,8 +44,8 @@ pub struct ChildEnds(pub [OwnedFd; 3]);
 #[derive(Default)]
 pub struct Streams {
     input: Option<Arc<Mutex<Input>>>,
-    output: Option<Arc<Mutex<Output>>>,
-    errors: Option<Arc<Mutex<Output>>>,
+    output: Option<Arc<Mutex<Option<Output>>>>,
+    errors: Option<Arc<Mutex<Option<Output>>>>,
     terminal: Option<Arc<Watched>>,
     /// Its end tells readers and writers that the process is forgotten.
     life: watch::Sender<()>,
@@ -88,13 +91,16 @@ pub fn open(plan: Plan) -> Result<(ChildEnds, Streams)> {
     attempt().map_err(|error| Error::kernel("make the pipes of a process", error))
 }
 
-fn open_output(wanted: bool) -> io::Result<(OwnedFd, Option<Arc<Mutex<Output>>>)> {
+/// The child's end of an output stream, and ours: nothing after [`Streams::close_output`].
+type OutputEnds = (OwnedFd, Option<Arc<Mutex<Option<Output>>>>);
+
+fn open_output(wanted: bool) -> io::Result<OutputEnds> {
     if !wanted {
         return Ok((File::options().write(true).open("/dev/null")?.into(), None));
     }
     let (ours, child) = pipe2(OFlag::O_CLOEXEC)?;
     let pipe = watch_fd(prepared(ours)?, Interest::READABLE)?;
-    Ok((child, Some(Arc::new(Mutex::new(Output::Pipe(pipe))))))
+    Ok((child, Some(Arc::new(Mutex::new(Some(Output::Pipe(pipe)))))))
 }
 
 /// Our end of a pipe: large, and never blocking.
@@ -112,7 +118,7 @@ impl Streams {
             .map_err(|error| Error::kernel("prepare the terminal", error))?;
         let terminal = Arc::new(terminal);
         self.input = Some(Arc::new(Mutex::new(Input::Terminal(terminal.clone()))));
-        self.output = Some(Arc::new(Mutex::new(Output::Terminal(terminal.clone()))));
+        self.output = Some(Arc::new(Mutex::new(Some(Output::Terminal(terminal.clone())))));
         self.terminal = Some(terminal);
         Ok(())
     }
@@ -130,12 +136,9 @@ impl Streams {
 
     /// Lends the stdout or the stderr.
     pub fn reader(&self, source: Source, exit: Exit) -> Result<Reader> {
-        let (name, output) = match source {
-            Source::Stdout => ("stdout", &self.output),
-            Source::Stderr => ("stderr", &self.errors),
-        };
-        let output = output.clone().ok_or_else(|| missing(name))?;
+        let (name, output) = self.output(source)?;
         let output = output.try_lock_owned().map_err(|_| busy(name, "read"))?;
+        let output = OwnedMutexGuard::try_map(output, Option::as_mut).map_err(|_| missing(name))?;
         let buffer = BytesMut::new();
         Ok(Reader {
             output,
@@ -145,6 +148,27 @@ impl Streams {
             ended: false,
             told: false,
         })
+    }
+
+    /// Gives up the host's end of a pipe, once the last reader has given it back: to write there fails from then on.
+    pub async fn close_output(&self, source: Source) -> Result<()> {
+        let (name, output) = self.output(source)?;
+        let mut output = output.lock_owned().await;
+        match *output {
+            Some(Output::Terminal(_)) => Err(Error::FailedPrecondition(format!("the process's {name} is a terminal"))),
+            Some(Output::Pipe(_)) | None => {
+                *output = None;
+                Ok(())
+            }
+        }
+    }
+
+    fn output(&self, source: Source) -> Result<(&'static str, Arc<Mutex<Option<Output>>>)> {
+        let (name, output) = match source {
+            Source::Stdout => ("stdout", &self.output),
+            Source::Stderr => ("stderr", &self.errors),
+        };
+        Ok((name, output.clone().ok_or_else(|| missing(name))?))
     }
 
     /// Sets the terminal's window size; the foreground processes get SIGWINCH.
@@ -251,7 +275,7 @@ async fn forgotten(life: &mut watch::Receiver<()>) {
 
 /// The stdout or the stderr of a process, lent.
 pub struct Reader {
-    output: OwnedMutexGuard<Output>,
+    output: OwnedMappedMutexGuard<Option<Output>, Output>,
     exit: Exit,
     life: watch::Receiver<()>,
     buffer: BytesMut,
@@ -304,9 +328,13 @@ impl Reader {
 
     /// Reads what is there, up to a chunk: a terminal gives it in small parts.
     fn read(&mut self) -> Result<Attempt> {
-        self.buffer.reserve(MAX_CHUNK);
-        while self.buffer.len() < MAX_CHUNK {
-            match self.read_once() {
+        // A block of memory serves for many small pieces.
+        if self.buffer.capacity() < MIN_CHUNK {
+            self.buffer.reserve(MAX_CHUNK);
+        }
+        let limit = self.buffer.capacity().min(MAX_CHUNK);
+        while self.buffer.len() < limit {
+            match self.read_once(limit) {
                 Ok(0) => return Ok(self.outcome(Attempt::End)),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(self.outcome(Attempt::Nothing)),
@@ -319,13 +347,13 @@ impl Reader {
         Ok(Attempt::Data)
     }
 
-    fn read_once(&mut self) -> io::Result<usize> {
+    fn read_once(&mut self, limit: usize) -> io::Result<usize> {
         let fd = self.output.fd();
         if self.ended && !self.told {
             // Asks the kernel itself: the runtime may not know yet of what the process wrote last.
-            return read_into(fd.get_ref(), &mut self.buffer, MAX_CHUNK);
+            return read_into(fd.get_ref(), &mut self.buffer, limit);
         }
-        fd.try_io(Interest::READABLE, |file| read_into(file, &mut self.buffer, MAX_CHUNK))
+        fd.try_io(Interest::READABLE, |file| read_into(file, &mut self.buffer, limit))
     }
 
     /// What has been read before comes first; the outcome will be met again.

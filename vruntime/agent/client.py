@@ -163,8 +163,16 @@ class Agent:
         try:
             async for chunk in call:
                 yield chunk
+        except grpc.aio.AioRpcError as error:
+            raise AgentError(f"read output: {_text(error.details() or '', MAX_TEXT)}") from error
         finally:
             call.cancel()
+
+    async def close_output(self, process: Process, *, stderr: bool) -> None:
+        """Tells that nobody reads a stream any more: the process's next write to it fails."""
+        stream = pb.ReadOutputRequest.STDERR if stderr else pb.ReadOutputRequest.STDOUT
+        request = pb.CloseOutputRequest(container_id=process.container_id, process_id=process.process_id, stream=stream)
+        await self._call("close output", self._streams.CloseOutput, request)
 
     async def input(self, process: Process, chunks: AsyncIterator[bytes]) -> None:
         """Feeds a process's stdin until `chunks` ends or the process no longer reads."""

@@ -27,15 +27,17 @@ def command(globals_: Globals, container_id: str, signal_name: str, everyone: bo
     if everyone and record.status is Status.STOPPED:
         return  # as runc: there is nobody left to signal
     record.status.check_kill()
+    if number == 0:
+        return  # as kill(2): only asks whether there is a process
     Connection.to(store.sandbox(record.sandbox)).request("kill", id=record.id, signal=number, all=everyone)
 
 
 def parse_signal(text: str) -> int:
-    """A signal's number from a number, or a name with or without SIG, in any case."""
+    """A signal's number from a number (0 included), or a name with or without SIG, in any case."""
     if text.isascii() and text.isdigit():
-        if 1 <= int(text[:3]) <= 64 and len(text) <= 2:
+        if len(text) <= 2 and int(text) <= 64:
             return int(text)
-        raise ContainerError(f'unknown signal "{text}"')
+        raise ContainerError("unable to signal init: invalid argument")
     name = text.upper()
     name = name if name.startswith("SIG") else f"SIG{name}"
     try:

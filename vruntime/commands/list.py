@@ -36,7 +36,7 @@ def command(globals_: Globals, form: str, quiet: bool) -> None:
         return
     records = _records(store, globals_.logger)
     if form == "json":
-        click.echo(json.dumps([_item(record) for record in records] or None, separators=(",", ":")), nl=False)
+        click.echo(json.dumps([_item(record) for record in records] or None, separators=(",", ":")))
     else:
         _print_table(records)
 

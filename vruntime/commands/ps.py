@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from vruntime.commands import flags
-from vruntime.container import load
+from vruntime.container import Record, Status, load
 from vruntime.control import Connection
 from vruntime.errors import ContainerError
 from vruntime.globals import Globals
@@ -38,15 +38,21 @@ def command(globals_: Globals, container_id: str, form: str, ps_options: tuple[s
     """
     store = Store(globals_.root)
     record = load(store, container_id)
-    record.status.check_exec()
     columns = parse_ps_options(ps_options)
-    reply = Connection.to(store.sandbox(record.sandbox)).request("ps", id=record.id)
-    processes = sorted(reply["processes"], key=lambda process: int(process["pid"]))
+    processes = _processes(store, record)
     if form == "json":
-        click.echo(json.dumps([process["pid"] for process in processes], separators=(",", ":")))
+        click.echo(json.dumps([process["pid"] for process in processes] or None, separators=(",", ":")))
         return
     for line in table(processes, columns, now=time.time()):
         click.echo(line)
+
+
+def _processes(store: Store, record: Record) -> list[dict[str, Any]]:
+    if record.status is Status.STOPPED:
+        return []
+    record.status.check_exec()
+    reply = Connection.to(store.sandbox(record.sandbox)).request("ps", id=record.id)
+    return sorted(reply["processes"], key=lambda process: int(process["pid"]))
 
 
 # A column of ps(1): its heading, its least width, and whether it is flush right.

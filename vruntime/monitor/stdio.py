@@ -11,7 +11,7 @@ import os
 import socket
 import stat
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
 from vruntime.agent.client import Agent, Process
 from vruntime.errors import AgentError
@@ -105,7 +105,10 @@ class Output:
     """
 
     def __init__(self, agent: Agent, process: Process, fd: int, *, stderr: bool) -> None:
-        self._chunks = agent.output(process, stderr=stderr)
+        self._agent = agent
+        self._process = process
+        self._stderr = stderr
+        self._is_terminal = os.isatty(fd)
         self._endpoint = Endpoint(fd, writing=True)
         self.caught_up = asyncio.Event()
         self.written = 0
@@ -113,25 +116,21 @@ class Output:
     async def copy(self) -> None:
         """Copies until the stream ends, or the reader is gone: then the process's next write fails, as on a pipe."""
         try:
-            with suppress(Closed, AgentError):
-                await self._copy()
+            await self._copy()
+        except Closed:
+            if not self._is_terminal:  # whose shim has been sent a SIGHUP
+                await self._agent.close_output(self._process, stderr=self._stderr)
         finally:
             self.caught_up.set()
             self._endpoint.close()
 
     async def _copy(self) -> None:
-        import grpc  # noqa: PLC0415
-
-        try:
-            async for chunk in self._chunks:
+        async with aclosing(self._agent.output(self._process, stderr=self._stderr)) as chunks:
+            async for chunk in chunks:
                 await self._endpoint.write(chunk.data)
                 self.written += len(chunk.data)
                 if chunk.process_ended:
                     self.caught_up.set()
-        except grpc.aio.AioRpcError:
-            return  # the machine is gone; whoever waits for the process says so
-        finally:
-            await self._chunks.aclose()
 
 
 class Input:

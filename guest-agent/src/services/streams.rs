@@ -36,18 +36,32 @@ impl proto::streams_server::Streams for Service {
     type ReadOutputStream = Pin<Box<dyn Stream<Item = Result<proto::OutputChunk, Status>> + Send>>;
 
     async fn read_output(&self, request: Request<proto::ReadOutputRequest>) -> Outcome<Self::ReadOutputStream> {
-        use proto::read_output_request::Stream::{Stderr, Stdout};
         let request = request.into_inner();
-        let source = match request.stream.try_into() {
-            Ok(Stdout) => Source::Stdout,
-            Ok(Stderr) => Source::Stderr,
-            Err(_) => return Err(Error::InvalidArgument(format!("stream {} is no stream", request.stream)).into()),
-        };
+        let source = source(request.stream)?;
         let reader = self
             .containers
             .process(&request.container_id, &request.process_id)?
             .reader(source)?;
         Ok(Response::new(Box::pin(unfold(Some(reader), next_chunk))))
+    }
+
+    async fn close_output(&self, request: Request<proto::CloseOutputRequest>) -> Outcome<proto::CloseOutputResponse> {
+        let request = request.into_inner();
+        let source = source(request.stream)?;
+        self.containers
+            .process(&request.container_id, &request.process_id)?
+            .close_output(source)
+            .await?;
+        Ok(Response::new(proto::CloseOutputResponse {}))
+    }
+}
+
+fn source(stream: i32) -> Result<Source, Error> {
+    use proto::read_output_request::Stream::{Stderr, Stdout};
+    match stream.try_into() {
+        Ok(Stdout) => Ok(Source::Stdout),
+        Ok(Stderr) => Ok(Source::Stderr),
+        Err(_) => Err(Error::InvalidArgument(format!("stream {stream} is no stream"))),
     }
 }
 
