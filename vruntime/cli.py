@@ -109,7 +109,7 @@ def _run(arguments: list[str]) -> int:
             return int(main_group.invoke(context) or 0)
     except VruntimeError as error:
         _log(context).error(_prefix(context) + str(error))
-        return error.code
+        return _failure_code(context, error)
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.UsageError as error:
@@ -122,6 +122,12 @@ def _run(arguments: list[str]) -> int:
         return 130
     except BrokenPipeError:
         return 1
+
+
+def _failure_code(context: click.Context | None, error: VruntimeError) -> int:
+    # As runc: 255 sets a failure of exec itself apart from a process that exits with 1.
+    failed_exec = error.code == 1 and context is not None and context.invoked_subcommand == "exec"
+    return 255 if failed_exec else error.code
 
 
 def _prefix(context: click.Context | None) -> str:

@@ -31,6 +31,8 @@ from vruntime.vm.machine import Machine
 
 # On top of the guest's own deadline: what the monitor needs to say what went wrong.
 MARGIN = 15.0
+# What the guest itself boots in, in bytes.
+LEAST_MEMORY = 128 << 20
 MONITOR_LOG = "monitor.log"
 
 
@@ -143,7 +145,8 @@ def _memory(vm: VmSettings, config: OciConfig) -> int:
     if config.memory_limit is None:
         return vm.memory
     host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return -(-min(config.memory_limit + vm.memory_overhead, host) >> 20) << 20
+    wanted = max(LEAST_MEMORY, min(config.memory_limit + vm.memory_overhead, host))
+    return -(-wanted >> 20) << 20
 
 
 def _vcpus(vm: VmSettings, config: OciConfig) -> int:

@@ -50,13 +50,6 @@ class AcceleratorChoice(StrEnum):
     TCG = "tcg"
 
 
-class Channel(StrEnum):
-    """How the host reaches the agent."""
-
-    VIRTIO_SERIAL = "virtio-serial"
-    VSOCK = "vsock"
-
-
 @dataclass(frozen=True)
 class VmSettings:
     """[vm]: the virtual machine. Sizes are in bytes."""
@@ -77,7 +70,6 @@ class VmSettings:
 class AgentSettings:
     """[agent]: the agent in the guest. Times are in seconds."""
 
-    channel: Channel
     boot_timeout: int
     request_timeout: int
 
@@ -231,10 +223,6 @@ RECORDS: Final = (
     Record(
         "vm", "kernel_parameters", "", _parameters,
         "Added to the kernel's command line.",
-    ),
-    Record(
-        "agent", "channel", "virtio-serial", _choice(Channel),
-        'How the agent is reached: "virtio-serial", or "vsock" on hosts with vhost-vsock.',
     ),
     Record(
         "agent", "boot_timeout", 60, _number(1, 3600),

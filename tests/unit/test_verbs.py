@@ -20,15 +20,21 @@ from vruntime.log import Log
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("9", 9), ("KILL", 9), ("SIGKILL", 9), ("term", 15), ("sigusr1", 10), ("64", 64)],
+    [("9", 9), ("KILL", 9), ("SIGKILL", 9), ("term", 15), ("sigusr1", 10), ("64", 64), ("0", 0)],
 )
 def test_signals(text: str, number: int) -> None:
     assert parse_signal(text) == number
 
 
-@pytest.mark.parametrize("text", ["", "0", "65", "999999999999", "-9", "XX", "SIG", "SIG_IGN", "²"])
+@pytest.mark.parametrize("text", ["", "-9", "XX", "SIG", "SIG_IGN", "²"])
 def test_no_signals(text: str) -> None:
     with pytest.raises(ContainerError, match="unknown signal"):
+        parse_signal(text)
+
+
+@pytest.mark.parametrize("text", ["65", "100", "999999999999"])
+def test_numbers_of_no_signal(text: str) -> None:
+    with pytest.raises(ContainerError, match="unable to signal init: invalid argument"):
         parse_signal(text)
 
 

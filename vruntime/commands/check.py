@@ -18,7 +18,7 @@ from vruntime import accelerator, linux
 from vruntime.errors import AcceleratorError, HostError, SettingsError
 from vruntime.globals import Globals
 from vruntime.programs import output_of, version_key, version_of
-from vruntime.settings import Channel, Settings, format_size
+from vruntime.settings import Settings, format_size
 from vruntime.spawn import SETPRIV
 
 QEMU_LEAST: Final = "7.2"
@@ -229,20 +229,6 @@ def _memory(settings: Settings) -> Finding:
     return Finding("memory", Status.WARN, found, meaning, "Lower vm.memory, or limit containers.")
 
 
-def _channel(settings: Settings) -> Finding:
-    if settings.agent.channel is Channel.VIRTIO_SERIAL:
-        return Finding("agent channel", Status.OK, settings.agent.channel)
-    if os.access("/dev/vhost-vsock", os.R_OK | os.W_OK):
-        return Finding("agent channel", Status.OK, f"{settings.agent.channel}: /dev/vhost-vsock")
-    return Finding(
-        "agent channel",
-        Status.FAIL,
-        "/dev/vhost-vsock cannot be opened",
-        "No container can start with agent.channel = vsock.",
-        "Load the module vhost_vsock, or use virtio-serial.",
-    )
-
-
 def _mount_namespaces() -> Finding:
     """Tried in a child, since a namespace cannot be left again."""
     pid = os.fork()
@@ -359,7 +345,6 @@ _WITH_SETTINGS: Final = (
     _guest_kernel,
     _guest_initramfs,
     _memory,
-    _channel,
 )
 
 _OF_THE_KERNEL: Final = (_mount_namespaces, _system_calls, _open_files, _cgroups)
