@@ -4,13 +4,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, ResolveFlag};
+use nix::fcntl::{AtFlags, OFlag, ResolveFlag, openat};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat, makedev, mknodat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
 use super::failure::{Context, Result};
-use super::mount_api::{self, Depth};
+use super::mount_api::{self, Depth, Filesystem};
 use super::protocol::Failure;
 use super::tree::{Kind, Tree, file_type, is_character_device, open_in};
 
@@ -46,6 +46,23 @@ pub fn null_device(tree: &Tree) -> Result<OwnedFd> {
     } else {
         Err(Failure::kernel("/dev/null is not the null device"))
     }
+}
+
+/// A null device that nothing else shares, for a process that joins a container whose own is gone: its root may do with
+/// its /dev as it likes.
+pub fn unshared_null_device() -> Result<OwnedFd> {
+    let make = || {
+        let directory = Filesystem::open("tmpfs")?.mount(0)?;
+        mknodat(
+            &directory,
+            "null",
+            SFlag::S_IFCHR,
+            Mode::from_bits_truncate(0o666),
+            makedev(1, 3),
+        )?;
+        openat(&directory, "null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+    };
+    make().context(|| "make a null device".into())
 }
 
 /// A device node to be made.

@@ -134,7 +134,8 @@ fn attach_streams(agent: &Agent, process: &Process, window: Option<WindowSize>) 
     if process.terminal().unwrap_or(false) {
         open_console(agent, &tree, process, window)?.take()
     } else {
-        Ok(())
+        let null = devices::null_device(&tree).or_else(|_| devices::unshared_null_device())?;
+        streams::replace_nulls(null.as_fd())
     }
 }
 

@@ -42,7 +42,7 @@ impl Rootfs {
                 .and_then(|linux| linux.devices().as_deref())
                 .unwrap_or_default();
             devices::populate(&tree, devices)?;
-            streams::replace_nulls(&tree)?;
+            streams::replace_nulls(devices::null_device(&tree)?.as_fd())?;
         }
         Ok(Self { tree, deferred })
     }

@@ -1,24 +1,23 @@
 //! The standard streams of the process.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::stat::fstat;
 use nix::unistd::{Gid, Uid, fchown};
 
-use super::devices::null_device;
 use super::failure::{Context, Result};
-use super::tree::{Tree, is_character_device};
+use super::tree::is_character_device;
 
 const STREAMS: [RawFd; 3] = [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO];
 
-/// Puts the container's null device where the agent has put the guest's, whose mode and owner the container could
+/// Puts a null device of the container where the agent has put the guest's, whose mode and owner the container could
 /// change through it.
-pub fn replace_nulls(tree: &Tree) -> Result<()> {
+pub fn replace_nulls(null: BorrowedFd) -> Result<()> {
     for stream in STREAMS {
         if is_null(stream)? {
-            replace(stream, null_device(tree)?.as_fd())?;
+            replace(stream, null)?;
         }
     }
     Ok(())

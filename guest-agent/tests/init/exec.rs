@@ -1,5 +1,7 @@
 //! Processes that join a running container.
 
+use std::os::unix::fs::MetadataExt;
+
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -114,9 +116,10 @@ fn a_removed_null_device_does_not_keep_it_out() {
     std::os::unix::fs::symlink("busybox", bundle.root().join("bin/ln")).unwrap();
     let mut container = create(&bundle).unwrap();
     container.start().unwrap();
-    let script = "while ! [ -L /dev/null ]; do sleep 0.1; done; echo in";
-    assert_eq!(
-        exec(&bundle, &container, process(script)).unwrap().finish().output,
-        "in\n"
-    );
+    let script = "while ! [ -L /dev/null ]; do sleep 0.1; done; cat; stat -L -c '%t:%T %d %i' /proc/self/fd/0";
+    let outcome = exec(&bundle, &container, process(script)).unwrap().finish();
+    assert!(outcome.output.starts_with("1:3 "), "{outcome:?}");
+    // What the container does to it reaches nobody else.
+    let host = std::fs::metadata("/dev/null").unwrap();
+    assert_ne!(outcome.output, format!("1:3 {} {}\n", host.dev(), host.ino()));
 }
