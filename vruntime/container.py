@@ -110,7 +110,7 @@ class Record:
         if self.error:
             annotations["io.vruntime.error"] = self.error
         if annotations:
-            state["annotations"] = annotations
+            state["annotations"] = dict(sorted(annotations.items()))
         state["owner"] = ""
         return state
 
