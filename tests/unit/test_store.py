@@ -14,10 +14,15 @@ def test_ids_that_runc_takes(good: str) -> None:
     assert check_id(good) == good
 
 
-@pytest.mark.parametrize("bad", ["", ".", "..", "../x", "/x", "a/b", "a b", "a\n", "a\0b", "ä", "x" * 5000])
+@pytest.mark.parametrize("bad", [".", "..", "../x", "/x", "a/b", "a b", "a\n", "a\0b", "ä", "x" * 5000])
 def test_ids_that_runc_refuses(bad: str) -> None:
     with pytest.raises(ContainerError, match="invalid container ID format"):
         check_id(bad)
+
+
+def test_an_id_is_not_empty() -> None:
+    with pytest.raises(ContainerError, match="container id cannot be empty"):
+        check_id("")
 
 
 def test_an_id_is_taken_once(tmp_path: Path) -> None:

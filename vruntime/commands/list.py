@@ -36,7 +36,8 @@ def command(globals_: Globals, form: str, quiet: bool) -> None:
         return
     records = _records(store, globals_.logger)
     if form == "json":
-        click.echo(json.dumps([_item(record) for record in records] or None, separators=(",", ":")))
+        items = [_item(record) for record in records] or None
+        click.echo(json.dumps(items, separators=(",", ":"), ensure_ascii=False))
     else:
         _print_table(records)
 

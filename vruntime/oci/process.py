@@ -63,9 +63,12 @@ class Process:
 def load_process(path: Path) -> Process:
     """Read and check the file of `exec --process`.
 
-    Raises ConfigError with every fault, and OSError when the file cannot be opened.
+    Raises ConfigError with every fault.
     """
-    document = strict_json.load(path)
+    try:
+        document = strict_json.load(path)
+    except OSError as error:
+        raise ConfigError(f"open {path}: {error.strerror}") from error
     refuse(
         path,
         chain(
