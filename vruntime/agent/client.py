@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -175,17 +177,26 @@ class Agent:
         await self._call("close output", self._streams.CloseOutput, request)
 
     async def input(self, process: Process, chunks: AsyncIterator[bytes]) -> None:
-        """Feeds a process's stdin until `chunks` ends or the process no longer reads."""
-
-        async def requests() -> AsyncIterator[pb.InputChunk]:
-            yield pb.InputChunk(container_id=process.container_id, process_id=process.process_id)
-            async for data in chunks:
-                yield pb.InputChunk(data=data)
-
-        await _answer("write to stdin", self._streams.WriteInput(requests()))
+        """Feeds a process's stdin until `chunks` ends or the process no longer reads; `chunks` is at rest then."""
+        call = self._streams.WriteInput()
+        # Not handed to gRPC as an iterator, whose last read it would leave pending when the call ends.
+        feeding = asyncio.create_task(_feed(call, process, chunks))
+        try:
+            await _answer("write to stdin", call)
+        finally:
+            feeding.cancel()
+            await asyncio.wait({feeding})
 
     async def _call(self, what: str, method: Any, request: Any) -> Any:
         return await _answer(what, method(request, timeout=self._timeout))
+
+
+async def _feed(call: Any, process: Process, chunks: AsyncIterator[bytes]) -> None:
+    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the call has ended, and its answer says why
+        await call.write(pb.InputChunk(container_id=process.container_id, process_id=process.process_id))
+        async for data in chunks:
+            await call.write(pb.InputChunk(data=data))
+        await call.done_writing()
 
 
 async def _answer(what: str, call: Awaitable[Any]) -> Any:
