@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import termios
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -79,7 +80,8 @@ class GuestProcess:
     def stdio(self) -> pb.Stdio:
         """Which streams the guest must provide."""
         if self._terminal:
-            return pb.Stdio(stdin=True, stdout=True)
+            rows, columns = termios.tcgetwinsize(self._fds["terminal"])
+            return pb.Stdio(stdin=True, stdout=True, rows=rows, columns=columns)
         return pb.Stdio(**{name: name in self._fds for name in ("stdin", "stdout", "stderr")})
 
     async def meet_shim(self) -> None:
