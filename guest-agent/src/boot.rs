@@ -18,6 +18,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProto
 use nix::time::{ClockId, clock_gettime};
 
 use crate::channel::Channel;
+use crate::scheduling;
 
 /// Where the cgroup v2 hierarchy is mounted in the guest.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
@@ -113,6 +114,7 @@ pub fn prepare() -> io::Result<Channel> {
         entry.make()?;
     }
     prepare_cgroups()?;
+    scheduling::batch().map_err(|error| explained("choose a scheduling policy", error))?;
     nix::unistd::sethostname(HOSTNAME).map_err(|error| explained("set the hostname", error))?;
     bring_up_loopback().map_err(|error| explained("bring up lo", error))?;
     find_channel()

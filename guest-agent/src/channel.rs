@@ -5,7 +5,7 @@
 //! host left in the queue stays. So a session begins where HTTP/2's preface is found, and what comes before is skipped.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -28,6 +28,15 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How much is read at once while looking for a preface.
 const SCAN: usize = 4096;
+
+/// The most that is read before a session begins; the rest is left to the session.
+const MAX_AHEAD: usize = 1 << 20;
+
+/// The most that a port takes with one write.
+const MAX_WRITE: usize = 32 << 10;
+
+/// A part of a write below this size is not worth a write by itself.
+const MAX_SMALL: usize = 4 << 10;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4;
@@ -98,7 +107,7 @@ impl Connections {
                 // SAFETY: the kernel has just made this descriptor for us.
                 let fd = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) };
                 Ok(Connection {
-                    stream: Stream::new(fd.into())?,
+                    stream: Stream::new(fd.into(), false)?,
                     exclusive: false,
                 })
             }
@@ -121,14 +130,53 @@ fn explained(path: &std::path::Path, error: io::Error) -> io::Error {
 
 /// Waits for a host that begins to speak HTTP/2.
 async fn next_session(port: &File) -> io::Result<Stream> {
+    let mut ahead = BytesMut::new();
     loop {
         host_connected(port).await?;
         // Watched afresh: to the runtime, a hang-up is final.
-        let mut stream = Stream::new(port.try_clone()?)?;
-        if stream.skip_to_preface().await? {
+        let mut stream = Stream::new(port.try_clone()?, true)?;
+        if await_preface(&stream.file, &mut ahead).await? {
+            stream.ahead = ahead;
             return Ok(stream);
         }
     }
+}
+
+/// Reads what is there, and more until it begins with a preface; false when the host hangs up before.
+async fn await_preface(port: &Watched, ahead: &mut BytesMut) -> io::Result<bool> {
+    loop {
+        let mut ready = port.readable().await?;
+        if ready.ready().is_read_closed() {
+            return Ok(false);
+        }
+        // A host that went away unnoticed may have begun as well: the last one counts, so all is read that is there.
+        while ahead.len() < MAX_AHEAD {
+            ahead.reserve(SCAN);
+            let limit = ahead.len() + SCAN;
+            match ready.try_io(|port| fd::read_into(port.get_ref(), ahead, limit)) {
+                Ok(Ok(0)) => return Ok(false),
+                Ok(result) => drop(result?),
+                Err(_would_block) => break,
+            }
+            skip_to_last(ahead, PREFACE);
+        }
+        if ahead.starts_with(PREFACE) {
+            return Ok(true);
+        }
+    }
+}
+
+/// Drops what comes before the last place where the pattern is; without one, before where it may begin at the end.
+fn skip_to_last(buffer: &mut BytesMut, pattern: &[u8]) {
+    let found = buffer.windows(pattern.len()).rposition(|window| window == pattern);
+    let begun = || {
+        let earliest = buffer.len().saturating_sub(pattern.len() - 1);
+        (earliest..buffer.len())
+            .find(|start| pattern.starts_with(&buffer[*start..]))
+            .unwrap_or(buffer.len())
+    };
+    let start = found.unwrap_or_else(begun);
+    buffer.advance(start);
 }
 
 /// Waits until the host has opened its end of the port.
@@ -160,47 +208,23 @@ fn hung_up(port: &File) -> io::Result<bool> {
 /// One connection of the host.
 pub struct Stream {
     file: Watched,
+    /// A hang-up ends it, even if there is more to read or to be written: that is another host's.
+    is_port: bool,
     /// Read already, while looking for the preface.
     ahead: BytesMut,
+    /// Small parts of a write and what follows them, put together.
+    joined: Vec<u8>,
 }
 
 impl Stream {
-    fn new(file: File) -> io::Result<Self> {
+    fn new(file: File, is_port: bool) -> io::Result<Self> {
         Ok(Self {
+            is_port,
             file: fd::watch(file, Interest::READABLE | Interest::WRITABLE)?,
             ahead: BytesMut::new(),
+            joined: Vec::with_capacity(MAX_WRITE),
         })
     }
-
-    /// Skips what an earlier host has left; false when the host goes away before it has begun.
-    async fn skip_to_preface(&mut self) -> io::Result<bool> {
-        loop {
-            skip_to(&mut self.ahead, PREFACE);
-            if self.ahead.starts_with(PREFACE) {
-                return Ok(true);
-            }
-            self.ahead.reserve(SCAN);
-            let limit = self.ahead.len() + SCAN;
-            let Self { file, ahead } = self;
-            if file
-                .async_io(Interest::READABLE, |file| fd::read_into(file, ahead, limit))
-                .await?
-                == 0
-            {
-                return Ok(false);
-            }
-        }
-    }
-}
-
-/// Drops what comes before the first place where the pattern is, or may begin.
-fn skip_to(buffer: &mut BytesMut, pattern: &[u8]) {
-    let matches = |start: &usize| {
-        let rest = &buffer[*start..];
-        rest[..rest.len().min(pattern.len())] == pattern[..rest.len().min(pattern.len())]
-    };
-    let start = (0..buffer.len()).find(matches).unwrap_or(buffer.len());
-    buffer.advance(start);
 }
 
 impl AsyncRead for Stream {
@@ -213,22 +237,74 @@ impl AsyncRead for Stream {
         }
         loop {
             let mut ready = ready!(this.file.poll_read_ready(context))?;
-            let read = |file: &Watched| file.get_ref().read(buffer.initialize_unfilled());
-            if let Ok(result) = ready.try_io(read) {
-                return Poll::Ready(result.map(|length| buffer.advance(length)));
+            if this.is_port && ready.ready().is_read_closed() {
+                return Poll::Ready(Ok(()));
+            }
+            if let Ok(result) = ready.try_io(|file| fill(file.get_ref(), buffer)) {
+                return Poll::Ready(result);
             }
         }
     }
+}
+
+/// Reads until the buffer is full or nothing more is there: a port gives no more than a page at once.
+fn fill(file: &File, buffer: &mut ReadBuf) -> io::Result<()> {
+    let before = buffer.filled().len();
+    while buffer.remaining() > 0 {
+        // SAFETY: nothing is made uninitialised, for read(2) only writes.
+        let length = match fd::read_uninitialised(file, unsafe { buffer.unfilled_mut() }) {
+            Ok(0) => break,
+            Ok(length) => length,
+            // What it is will be met again by the next read.
+            Err(_) if buffer.filled().len() > before => break,
+            Err(error) => return Err(error),
+        };
+        // SAFETY: the kernel has written that many bytes there.
+        unsafe { buffer.assume_init(length) };
+        buffer.advance(length);
+    }
+    Ok(())
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context, data: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             let mut ready = ready!(self.file.poll_write_ready(context))?;
+            if ready.ready().is_write_closed() {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
             if let Ok(result) = ready.try_io(|file| file.get_ref().write(data)) {
                 return Poll::Ready(result);
             }
         }
+    }
+
+    /// Each write to a port is a message to QEMU by itself, and a vectored one would be as many as there are parts. So a
+    /// small part, such as a frame's header, travels together with what follows it.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context,
+        parts: &[IoSlice],
+    ) -> Poll<io::Result<usize>> {
+        match parts.iter().find(|part| !part.is_empty()) {
+            Some(first) if first.len() >= MAX_SMALL => self.poll_write(context, first),
+            Some(_) => {
+                let mut joined = std::mem::take(&mut self.joined);
+                joined.clear();
+                for part in parts {
+                    let room = MAX_WRITE - joined.len();
+                    joined.extend_from_slice(&part[..part.len().min(room)]);
+                }
+                let result = self.as_mut().poll_write(context, &joined);
+                self.joined = joined;
+                result
+            }
+            None => Poll::Ready(Ok(0)),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     /// A write is with the kernel when it returns.
@@ -247,7 +323,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_before_the_preface_is_skipped() {
+    fn what_comes_before_the_last_preface_is_skipped() {
         let table: &[(&[u8], &[u8])] = &[
             (b"", b""),
             (b"garbage", b""),
@@ -255,11 +331,12 @@ mod tests {
             (b"xxab", b"ab"),
             (b"abxabcd", b"abcd"),
             (b"ababc", b"abc"),
-            (b"abcabc", b"abcabc"),
+            (b"abcxabcy", b"abcy"),
+            (b"abcxxab", b"abcxxab"),
         ];
         for (input, left) in table {
             let mut buffer = BytesMut::from(*input);
-            skip_to(&mut buffer, b"abc");
+            skip_to_last(&mut buffer, b"abc");
             assert_eq!(&buffer[..], *left);
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use bytes::BytesMut;
@@ -30,11 +31,15 @@ pub fn not_blocking(fd: OwnedFd) -> io::Result<File> {
 /// Reads once, behind what the buffer holds, at most up to `limit` bytes in all; the buffer must have that capacity.
 pub fn read_into(file: &File, buffer: &mut BytesMut, limit: usize) -> io::Result<usize> {
     let wanted = limit - buffer.len();
-    let spare = &mut buffer.spare_capacity_mut()[..wanted];
-    // SAFETY: the kernel writes at most `spare.len()` bytes, to memory that is ours alone.
-    let length = unsafe { libc::read(file.as_raw_fd(), spare.as_mut_ptr().cast(), spare.len()) };
-    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
-    // SAFETY: the kernel has written that many bytes behind the buffer's length, within its capacity.
+    let length = read_uninitialised(file, &mut buffer.spare_capacity_mut()[..wanted])?;
+    // SAFETY: that many bytes have been written behind the buffer's length, within its capacity.
     unsafe { buffer.set_len(buffer.len() + length) };
     Ok(length)
+}
+
+/// Reads once into memory that need not be cleared for it: how many bytes of its beginning are valid now.
+pub fn read_uninitialised(file: &File, memory: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    // SAFETY: the kernel writes at most `memory.len()` bytes, to memory that is ours alone.
+    let length = unsafe { libc::read(file.as_raw_fd(), memory.as_mut_ptr().cast(), memory.len()) };
+    usize::try_from(length).map_err(|_| io::Error::last_os_error())
 }

@@ -21,6 +21,7 @@ mod process;
 mod ps;
 mod reaper;
 mod resources;
+mod scheduling;
 mod server;
 mod services;
 mod stdio;
@@ -45,6 +46,9 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     // Before a runtime or a thread exists: the process of a container is made of this one.
     if arguments.first().is_some_and(|verb| verb == "init") {
+        if let Err(error) = scheduling::ordinary() {
+            log::warning(&format!("a process keeps the agent's scheduling policy: {error}"));
+        }
         init::run();
     }
     match Role::from(&arguments) {

@@ -93,11 +93,7 @@ impl Clock {
     /// Of one CPU over the process's life, at most 99 as ps shows it.
     fn cpu_percent(&self, stat: &Stat) -> u32 {
         let life = self.uptime_ticks.saturating_sub(stat.start);
-        if life == 0 {
-            0
-        } else {
-            (stat.cpu.saturating_mul(100) / life).min(99) as u32
-        }
+        stat.cpu.saturating_mul(100).checked_div(life).unwrap_or(0).min(99) as u32
     }
 
     fn start_time(&self, stat: &Stat) -> i64 {
