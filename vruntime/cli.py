@@ -125,9 +125,10 @@ def _run(arguments: list[str]) -> int:
 
 
 def _failure_code(context: click.Context | None, error: VruntimeError) -> int:
-    # As runc: 255 sets a failure of exec itself apart from a process that exits with 1.
-    failed_exec = error.code == 1 and context is not None and context.invoked_subcommand == "exec"
-    return 255 if failed_exec else error.code
+    """As runc, 1; of exec 255, which sets its own failures apart from a program's, or what a shell would give."""
+    if context is None or context.invoked_subcommand != "exec":
+        return VruntimeError.code
+    return 255 if error.code == VruntimeError.code else error.code
 
 
 def _prefix(context: click.Context | None) -> str:
