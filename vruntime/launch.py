@@ -16,7 +16,7 @@ from typing import Any
 from vruntime import accelerator, streams, terminal
 from vruntime.container import CONFIG_FILE, Record, now
 from vruntime.control import Connection, MonitorEnded
-from vruntime.errors import ContainerError, SandboxError, VruntimeError
+from vruntime.errors import ContainerError, HostError, SandboxError, VruntimeError
 from vruntime.globals import Globals
 from vruntime.log import Log
 from vruntime.monitor.sandbox import SandboxConfig
@@ -119,8 +119,16 @@ def _check_preserved(count: int) -> None:
         )
 
 
+def _check_installed(vm: VmSettings) -> None:
+    for name in ("qemu", "kernel", "initramfs", "virtiofsd"):
+        path: Path = getattr(vm, name)
+        if not path.is_file():
+            raise HostError(f"vm.{name}: {path} does not exist", hint="`vruntime check` tells how to mend the host")
+
+
 def _sandbox_config(settings: Settings, store: Store, container_id: str, config: OciConfig) -> SandboxConfig:
     vm = settings.vm
+    _check_installed(vm)
     return SandboxConfig(
         id=container_id,
         directory=store.sandbox(container_id),

@@ -63,6 +63,14 @@ class SandboxConfig:
         )
 
 
+@dataclass(frozen=True)
+class Output:
+    """What a helper says: the reading end of its pipe, and the last that came."""
+
+    reader: int
+    said: console.Ring
+
+
 class Sandbox:
     """One virtual machine: launched before the event loop runs, watched and ended within it."""
 
@@ -73,7 +81,7 @@ class Sandbox:
         self.timings: dict[str, float] = {}
         self.agent: Agent
         self._console = console.Ring()
-        self._helpers_output = console.Ring(64 << 10)
+        self._output: dict[str, Output] = {}
         self._started = time.monotonic()
         self._ending = False
 
@@ -83,14 +91,13 @@ class Sandbox:
         """Makes the shared directory and starts virtiofsd and QEMU; neither is waited for."""
         self.share.make()
         with ExitStack() as ours:
-            output, self._output_reader = _pipe()
-            ours.callback(os.close, output)
             virtiofs = self._listen("virtiofsd.sock", ours)
-            self._virtiofsd = self._start_virtiofsd(virtiofs, output)
-            self._qemu = self._start_qemu(output, ours)
+            self._virtiofsd = self._start_virtiofsd(virtiofs, ours)
+            self._qemu = self._start_qemu(ours)
         self._mark("launch")
 
-    def _start_virtiofsd(self, listener: socket.socket, output: int) -> Child:
+    def _start_virtiofsd(self, listener: socket.socket, ours: ExitStack) -> Child:
+        output = self._capture("virtiofsd", ours)
         argv = [
             self.config.virtiofsd,
             "--fd=3",
@@ -107,7 +114,8 @@ class Sandbox:
         ]
         return spawn("virtiofsd", tied_to_us(argv), fds={1: output, 2: output, 3: listener.fileno()})
 
-    def _start_qemu(self, output: int, ours: ExitStack) -> Child:
+    def _start_qemu(self, ours: ExitStack) -> Child:
+        output = self._capture("qemu", ours)
         self._console_socket, console_end = _socket_pair(ours)
         self._qmp_socket, qmp_end = _socket_pair(ours)
         agent = self._listen("agent.sock", ours, keep=True)
@@ -141,6 +149,13 @@ class Sandbox:
         listener.listen(1)
         return listener
 
+    def _capture(self, name: str, ours: ExitStack) -> int:
+        """A pipe for what a helper says, told apart from what the others say; its writing end is closed with `ours`."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        ours.callback(os.close, writer)
+        self._output[name] = Output(reader, console.Ring(64 << 10))
+        return writer
+
     # -- life ---------------------------------------------------------------------------------------------------
 
     async def watch(self) -> None:
@@ -150,7 +165,8 @@ class Sandbox:
         loop = asyncio.get_running_loop()
         self.died: asyncio.Future[str] = loop.create_future()
         self._drain(self._console_socket.fileno(), self._console)
-        self._drain(self._output_reader, self._helpers_output)
+        for output in self._output.values():
+            self._drain(output.reader, output.said)
         for helper in (self._qemu, self._virtiofsd):
             loop.add_reader(helper.pidfd, self._helper_ended, helper)
         self._directory_fd = os.open(self.config.directory, os.O_PATH | os.O_CLOEXEC)
@@ -209,6 +225,8 @@ class Sandbox:
         if self._ending or self.died.done():
             return
         self._read_what_is_left()
+        if helper is self._qemu and code and code < 128 and (first := self._virtiofsd.wait(0)):
+            helper, code = self._virtiofsd, first  # QEMU fails for want of it
         self.cause = self.cause or self._find_cause(helper, code)
         self.died.set_result(self.cause)
 
@@ -218,7 +236,7 @@ class Sandbox:
             return said
         if code is not None and code > 128:
             return f"{helper.name} was killed by {_signal_name(code - 128)}"
-        last = console.tail(self._helpers_output.contents())[-1:]
+        last = console.tail(self._output[helper.name].said.contents())[-1:]
         if code:
             return f"{helper.name} ended with exit code {code}" + (f": {last[0]}" if last else "")
         return "the guest reset itself" if helper.name == "qemu" else f"{helper.name} ended"
@@ -241,10 +259,8 @@ class Sandbox:
         loop.add_reader(fd, read)
 
     def _read_what_is_left(self) -> None:
-        for fd, ring in (
-            (self._console_socket.fileno(), self._console),
-            (self._output_reader, self._helpers_output),
-        ):
+        said = [(output.reader, output.said) for output in self._output.values()]
+        for fd, ring in [(self._console_socket.fileno(), self._console), *said]:
             while data := _read_some(fd):
                 ring.write(data)
 
@@ -295,11 +311,6 @@ def _socket_pair(ours: ExitStack) -> tuple[socket.socket, socket.socket]:
     kept, given = socket.socketpair()
     ours.callback(given.close)
     return kept, given
-
-
-def _pipe() -> tuple[int, int]:
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    return writer, reader
 
 
 def _read_some(fd: int) -> bytes:
