@@ -225,6 +225,16 @@ def test_100_short_execs_lose_no_byte(vruntime: Runtime, bundles: Bundles) -> No
         assert _run_into_a_pipe(command) == megabyte
 
 
+def test_execs_whose_stdin_stays_open_lose_no_byte(vruntime: Runtime, bundles: Bundles) -> None:
+    container_id = vruntime.start(bundles.busybox("sleep", "1000"))
+    command = vruntime.command("exec", container_id, "sh", "-c", "head -c 1000000 /dev/zero; exit 7")
+    for _ in range(20):
+        with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.read() == bytes(1_000_000)
+            assert process.wait(DEADLINE) == 7
+
+
 def test_an_exec_ends_before_the_child_that_keeps_its_stdout(vruntime: Runtime, bundles: Bundles) -> None:
     container_id, command = _exec_that_leaves_a_child(vruntime, bundles)
     with running(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
