@@ -83,14 +83,18 @@ class Record:
 
     def observed(self) -> Record:
         """The record with the status as it is: a container whose processes on the host are gone has stopped."""
-        if self.status is Status.STOPPED or self._lives():
+        missing = None if self.status is Status.STOPPED else self._missing()
+        if missing is None:
             return self
-        return replace(self, status=Status.STOPPED, error=self.error or "a process of the runtime was killed")
+        return replace(self, status=Status.STOPPED, error=self.error or f"its {missing} was killed")
 
-    def _lives(self) -> bool:
+    def _missing(self) -> str | None:
+        """Which of the processes on the host that the container needs is gone."""
         if self.monitor is None:
-            return self.creator is not None and self.creator.alive()
-        return self.monitor.alive() and (self.shim is None or self.shim.alive())
+            return None if self.creator is not None and self.creator.alive() else "creating command"
+        if not self.monitor.alive():
+            return "monitor"
+        return None if self.shim is None or self.shim.alive() else "shim"
 
     def oci_state(self) -> dict[str, Any]:
         """The runtime-spec's state, with runc's additions, in its order."""
