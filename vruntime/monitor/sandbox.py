@@ -29,6 +29,8 @@ T = TypeVar("T")
 # A sandbox's QEMU runs as a user of its own, found without a register: this plus the monitor's pid (at most 2^22).
 FIRST_USER = 2_000_000_000
 SHUTDOWN_TIMEOUT = 3.0
+# How long an end that follows from another waits for that one to show, in seconds.
+LAST_WORDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -220,8 +222,16 @@ class Sandbox:
         self._qemu.kill()
 
     def _helper_ended(self, helper: Child) -> None:
-        asyncio.get_running_loop().remove_reader(helper.pidfd)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(helper.pidfd)
         code = helper.wait(0)
+        if helper is self._virtiofsd and code == 0:
+            # It ends with its one client: QEMU's own end, about to show, has the cause.
+            loop.call_later(LAST_WORDS, self._machine_died, helper, code)
+        else:
+            self._machine_died(helper, code)
+
+    def _machine_died(self, helper: Child, code: int | None) -> None:
         if self._ending or self.died.done():
             return
         self._read_what_is_left()
@@ -234,7 +244,7 @@ class Sandbox:
         said = console.cause(self._console.contents())
         if helper.name == "qemu" and said:
             return said
-        if code is not None and code > 128:
+        if code is not None and 128 < code <= 128 + 64:
             return f"{helper.name} was killed by {_signal_name(code - 128)}"
         last = console.tail(self._output[helper.name].said.contents())[-1:]
         if code:
