@@ -266,5 +266,5 @@ class Container:
             if guest is not init:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(asyncio.shield(guest.exit_code), KILL_TIMEOUT)
-        self.note(status=Status.STOPPED, exit_code=code, error=self._sandbox.cause)
+        self.note(status=Status.STOPPED, exit_code=code, error=self._sandbox.obituary())
         init.finish(code)

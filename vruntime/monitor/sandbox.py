@@ -216,6 +216,10 @@ class Sandbox:
             hint=self._console_hint(),
         )
 
+    def obituary(self) -> str | None:
+        """The same as a text for the record; None while the machine lives."""
+        return str(self.death()) if self.died.done() else None
+
     def kill(self, why: str) -> None:
         """Kills the machine at once."""
         self.cause = self.cause or why

@@ -132,7 +132,7 @@ class Service:
             )
             await container.create(request["config"].encode(), fds, terminal="terminal" in fds)
         except BaseException:
-            container.note(status=Status.STOPPED, error=self._sandbox.cause)
+            container.note(status=Status.STOPPED, error=self._sandbox.obituary())
             raise
         self._containers[record.id] = container
         self._keep(self._attend(container))
