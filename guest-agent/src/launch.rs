@@ -23,6 +23,9 @@ use crate::stdio::{self, ChildEnds, Plan, Streams};
 /// How long `init` may take for all of its preparations, and to execute the program.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long a killed process may take to end.
+const END_DEADLINE: Duration = Duration::from_secs(5);
+
 /// A process that `init` has made: running its program after Exec, waiting for its start after Create.
 pub struct Launched {
     pub pid: Pid,
@@ -121,7 +124,9 @@ impl Birth<'_> {
             // It may have ended by itself.
             let _ = self.reaper.signal(*pid, libc::SIGKILL);
         }
-        self.exit.wait().await;
+        if tokio::time::timeout(END_DEADLINE, self.exit.wait()).await.is_err() {
+            crate::log::warning("a killed process that was being set up has not ended");
+        }
     }
 }
 

@@ -30,6 +30,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{ExitCode, exit};
 
+use nix::sys::prctl::set_child_subreaper;
+
 use crate::channel::Channel;
 
 const USAGE: &str = "\
@@ -53,7 +55,7 @@ fn main() -> ExitCode {
     }
     match Role::from(&arguments) {
         Some(Role::Guest) => run_guest(),
-        Some(Role::Test { socket, cgroup_root }) => serve(Channel::Unix(socket), cgroup_root),
+        Some(Role::Test { socket, cgroup_root }) => run_test(socket, cgroup_root),
         None => {
             eprintln!("{USAGE}");
             ExitCode::from(2)
@@ -90,6 +92,20 @@ fn run_guest() -> ExitCode {
         Err(error) => log::error(&format!("the guest cannot be prepared: {error}")),
     }
     boot::power_off()
+}
+
+/// The same server outside of a guest. Orphans come to it as they come to PID 1.
+fn run_test(socket: PathBuf, cgroup_root: PathBuf) -> ExitCode {
+    match set_child_subreaper(true)
+        .map_err(Into::into)
+        .and_then(|()| cgroup::prepare_root(&cgroup_root))
+    {
+        Ok(()) => serve(Channel::Unix(socket), cgroup_root),
+        Err(error) => {
+            log::error(&format!("{} cannot be prepared: {error}", cgroup_root.display()));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn serve(channel: Channel, cgroup_root: PathBuf) -> ExitCode {
