@@ -7,9 +7,9 @@ import os
 import signal
 import socket
 import termios
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from vruntime.agent.client import Agent, Process
 from vruntime.agent.proto import agent_pb2 as pb
@@ -19,7 +19,10 @@ from vruntime.monitor.sandbox import Sandbox
 from vruntime.monitor.stdio import Input, Output
 from vruntime.store import Store
 
+T = TypeVar("T")
+
 INIT = "init"
+SHIM_KILLED = "the process's shim was killed before the process began"
 KILLED = 128 + signal.SIGKILL
 # An exit is not held back longer than this for a reader that has stopped reading, in seconds.
 STALLED_READER = 10.0
@@ -36,7 +39,7 @@ class Shim:
         """Waits for the shim's first word."""
         self._reader, self._writer = await asyncio.open_connection(sock=self._sock, limit=4096)
         if await self._reader.readline() != b"ready\n":
-            raise SandboxError("the process's shim was killed before the process began")
+            raise SandboxError(SHIM_KILLED)
 
     async def words(self) -> list[str] | None:
         """The next line of the shim, split; None when it is gone."""
@@ -87,7 +90,19 @@ class GuestProcess:
     async def meet_shim(self) -> None:
         """Waits for the shim, and from then on carries out what it says."""
         await asyncio.wait_for(self._shim.open(), timeout=10)
-        self._tasks.append(asyncio.create_task(self._obey_shim()))
+        self._obeying = asyncio.create_task(self._obey_shim())
+        self._tasks.append(self._obeying)
+
+    async def while_shim_lives(self, call: Awaitable[T]) -> T:
+        """Awaits a step of the process's making; SandboxError when its shim is killed first."""
+        task = asyncio.ensure_future(call)
+        try:
+            await asyncio.wait({task, self._obeying}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise SandboxError(SHIM_KILLED)
+            return task.result()
+        finally:
+            task.cancel()
 
     async def begin(self) -> None:
         """Connects the streams of the process, which now exists in the guest, and waits for its end beside us."""
@@ -104,6 +119,8 @@ class GuestProcess:
         self._tasks.append(asyncio.create_task(self._await_end()))
         if self._size is not None:
             await self._resize(*self._size)
+        if self._obeying.done():
+            await self.signal(signal.SIGKILL)
 
     def _copy_input(self, fd: int) -> None:
         self._tasks.append(asyncio.create_task(Input(self._agent, self.process, fd).copy()))
@@ -209,8 +226,8 @@ class Container:
         init = GuestProcess(self._sandbox, Process(self.id, INIT), fds, terminal=terminal)
         try:
             await init.meet_shim()
-            await self._sandbox.up()
-            await self._sandbox.guard(self._sandbox.agent.create(self.id, config, init.stdio()))
+            await init.while_shim_lives(self._sandbox.up())
+            await init.while_shim_lives(self._sandbox.guard(self._sandbox.agent.create(self.id, config, init.stdio())))
         except BaseException:
             init.abandon()
             raise
