@@ -151,12 +151,11 @@ def _make_mount_point(root_fd: int, destination: str, *, is_directory: bool) -> 
             pass
         except OSError as error:
             raise HostError(f"cannot make mount point {destination}: {error.strerror}") from error
-        parent = linux.openat2(
-            root_fd,
-            "/".join(parts[: depth - 1]) or ".",
-            flags=os.O_PATH | os.O_DIRECTORY,
-            resolve=_IN_ROOT,
-        )
+        above = "/".join(parts[: depth - 1]) or "."
+        try:
+            parent = linux.openat2(root_fd, above, flags=os.O_PATH | os.O_DIRECTORY, resolve=_IN_ROOT)
+        except OSError as error:
+            raise HostError(f"cannot make mount point {destination}: /{above}: {error.strerror}") from error
         try:
             if depth < len(parts) or is_directory:
                 os.mkdir(parts[depth - 1], 0o755, dir_fd=parent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -109,6 +110,9 @@ class Service:
             return {"ok": await operation(request, named)}
         except VruntimeError as error:
             return {"error": to_wire(error)}
+        except Exception as error:  # a defect of ours, which whoever asked must hear of, too
+            traceback.print_exc()
+            return {"error": to_wire(SandboxError(f"{request['op']}: unexpected {type(error).__name__}: {error}"))}
 
     # -- operations ---------------------------------------------------------------------------------------------
 
