@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -75,13 +74,32 @@ def kvm_obstacle() -> str | None:
 
 def cpu_flags() -> frozenset[str]:
     """The features of the first CPU; all CPUs of a machine that runs guests have the same."""
-    return frozenset(next(_flag_lines(), "").split())
+    return frozenset(_first_cpu().get("flags", "").split())
 
 
-def _flag_lines() -> Iterator[str]:
-    # The kernel writes /proc/cpuinfo CPU by CPU while it is read: the first flags suffice.
+def tsc_khz() -> int | None:
+    """Frequency of the host's time-stamp counter, which an emulated guest reads, in kHz; None where it is not known.
+
+    The kernel tells it to nobody. Where it knows the CPU's speed by the counter alone (on a virtual machine without
+    frequency counters) it shows it as "cpu MHz".
+    """
+    cpu = _first_cpu()
+    flags = set(cpu.get("flags", "").split())
+    if not {"hypervisor", "constant_tsc"} <= flags or "aperfmperf" in flags:
+        return None
+    try:
+        return round(float(cpu["cpu MHz"]) * 1000)
+    except (KeyError, ValueError):
+        return None
+
+
+def _first_cpu() -> dict[str, str]:
+    # The kernel writes /proc/cpuinfo CPU by CPU while it is read: the first one's lines suffice.
+    cpu: dict[str, str] = {}
     with open(CPU_INFORMATION, encoding="ascii", errors="replace") as lines:
         for line in islice(lines, 64):
-            name, _, value = line.partition(":")
-            if name.strip() == "flags":
-                yield value
+            name, colon, value = line.partition(":")
+            if not colon:
+                break
+            cpu[name.strip()] = value.strip()
+    return cpu

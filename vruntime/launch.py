@@ -140,6 +140,7 @@ def _sandbox_config(settings: Settings, store: Store, container_id: str, config:
             accelerator=accelerator.choose(settings),
             memory=_memory(vm, config),
             vcpus=_vcpus(vm, config),
+            tsc_khz=accelerator.tsc_khz(),
             extra_kernel_parameters=vm.kernel_parameters,
         ),
         virtiofsd=str(vm.virtiofsd),

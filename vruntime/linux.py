@@ -22,7 +22,22 @@ MNT_DETACH = 0x2
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
 
-_SYS_OPENAT2 = 437  # the same on every architecture
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+MOUNT_ATTR_NOEXEC = 0x8
+
+# The same numbers on every architecture.
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
+_SYS_OPENAT2 = 437
+_SYS_MOUNT_SETATTR = 442
+
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
+_OPEN_TREE_CLONE = 0x1
+_MOVE_MOUNT_F_EMPTY_PATH = 0x4
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -77,14 +92,28 @@ def openat2(dir_fd: int, path: str, *, flags: int, mode: int = 0, resolve: int =
     )
 
 
-MOUNT_ATTR_RDONLY = 0x1
-MOUNT_ATTR_NOSUID = 0x2
-MOUNT_ATTR_NODEV = 0x4
-MOUNT_ATTR_NOEXEC = 0x8
+def open_tree(fd: int, *, recursive: bool) -> int:
+    """A detached copy of the mount that holds `fd` (an O_PATH descriptor), rooted at it; with `recursive` all below.
 
-_SYS_MOUNT_SETATTR = 442
-_AT_FDCWD = -100
-_AT_RECURSIVE = 0x8000
+    See open_tree(2): what a bind mount is before it has a place.
+    """
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
+    return _check(_libc.syscall(_SYS_OPEN_TREE, ctypes.c_int(fd), b"", ctypes.c_uint(flags)), "open_tree")
+
+
+def move_mount(mount_fd: int, target: str) -> None:
+    """Gives a detached mount its place; see move_mount(2)."""
+    _check(
+        _libc.syscall(
+            _SYS_MOVE_MOUNT,
+            ctypes.c_int(mount_fd),
+            b"",
+            ctypes.c_int(_AT_FDCWD),
+            os.fsencode(target),
+            ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH),
+        ),
+        target,
+    )
 
 
 class _MountAttr(ctypes.Structure):
@@ -96,17 +125,17 @@ class _MountAttr(ctypes.Structure):
     )
 
 
-def mount_setattr(target: str, *, attributes: int, recursive: bool = False) -> None:
-    """Adds attributes to a mount, and with `recursive` to all below it."""
+def mount_setattr(mount_fd: int, *, attributes: int, recursive: bool = False) -> None:
+    """Adds attributes to a mount, and with `recursive` to all below it; see mount_setattr(2)."""
     attr = _MountAttr(attributes, 0, 0, 0)
     _check(
         _libc.syscall(
             _SYS_MOUNT_SETATTR,
-            ctypes.c_int(_AT_FDCWD),
-            os.fsencode(target),
-            ctypes.c_uint(_AT_RECURSIVE if recursive else 0),
+            ctypes.c_int(mount_fd),
+            b"",
+            ctypes.c_uint(_AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)),
             ctypes.byref(attr),
             ctypes.c_size_t(ctypes.sizeof(attr)),
         ),
-        target,
+        "mount_setattr",
     )

@@ -25,6 +25,7 @@ from vruntime.errors import HostError
 GUEST_PATH = "/run/vruntime/share"
 
 _HOST_ATTRIBUTES = linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NOEXEC
+_READ_ONLY = linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
 _IN_ROOT = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
 
 
@@ -61,7 +62,7 @@ class Share:
             )
             linux.mount("none", str(self._build), flags=linux.MS_SHARED)
             linux.mount(str(self._build), str(self.path), flags=linux.MS_BIND)
-            linux.mount_setattr(str(self.path), attributes=linux.MOUNT_ATTR_RDONLY)
+            linux.mount("none", str(self.path), flags=_READ_ONLY)
         except OSError as error:
             raise HostError(f"cannot make the shared directory: {error}") from error
 
@@ -122,12 +123,16 @@ class Share:
             target.mkdir()
         else:
             target.touch()
-        flags = linux.MS_BIND | (linux.MS_REC if recursive else 0)
         try:
-            linux.mount(f"/proc/self/fd/{source_fd}", str(target), flags=flags)
-            linux.mount_setattr(str(target), attributes=_HOST_ATTRIBUTES, recursive=recursive)
-            if readonly:
-                linux.mount_setattr(str(target), attributes=linux.MOUNT_ATTR_RDONLY)
+            mount_fd = linux.open_tree(source_fd, recursive=recursive)
+            try:
+                # Before it enters the tree: what has spread to virtiofsd's namespace keeps the attributes it had then.
+                linux.mount_setattr(mount_fd, attributes=_HOST_ATTRIBUTES, recursive=recursive)
+                if readonly:
+                    linux.mount_setattr(mount_fd, attributes=linux.MOUNT_ATTR_RDONLY)
+                linux.move_mount(mount_fd, str(target))
+            finally:
+                os.close(mount_fd)
         except OSError as error:
             raise HostError(f"cannot share {os.readlink(f'/proc/self/fd/{source_fd}')}: {error}") from error
 

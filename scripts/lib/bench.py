@@ -186,6 +186,7 @@ def bare_machine(configured: settings.Settings, chosen: accelerator.Accelerator)
         accelerator=chosen,
         memory=configured.vm.memory,
         vcpus=configured.vm.vcpus,
+        tsc_khz=accelerator.tsc_khz(),
     )
 
 

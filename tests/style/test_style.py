@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("VRUNTIME_CACHE", "/var/cache/vruntime"))
 # The sources with the modules that protoc generates, which the checkout does not hold.
 PYTHON_SOURCE = CACHE / "python-source"
-CARGO = ["cargo", "clippy", "--release", "--locked", "--all-targets", "--", "--deny", "warnings"]
+CARGO = ["cargo", "clippy", "--locked", "--all-targets", "--", "--deny", "warnings"]
 
 
 def check(*command: str, cwd: Path = REPOSITORY, **environment: str) -> None:
