@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vruntime.errors import SandboxError, from_wire
+from vruntime.spawn import Identity
 
 LIMIT = 16 << 20
 MAX_FDS = 8
@@ -24,10 +25,15 @@ TIMEOUT = 60.0
 KILL_TIMEOUT = 10.0
 
 _HEADER = struct.Struct("!I")
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 _FDS_SPACE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 
 
-class MonitorEnded(SandboxError):
+class MonitorSilent(SandboxError):
+    """The monitor does not answer: it is gone, or hangs."""
+
+
+class MonitorEnded(MonitorSilent):
     """The monitor hung up in the middle of a request."""
 
 
@@ -46,7 +52,7 @@ class Connection:
                 sock.connect(path)
         except OSError as error:
             sock.close()
-            raise SandboxError(f"sandbox {directory.name}: its monitor does not answer: {error.strerror}") from error
+            raise MonitorSilent(f"sandbox {directory.name}: its monitor does not answer: {error.strerror}") from error
         return cls(sock)
 
     def request(
@@ -58,16 +64,21 @@ class Connection:
             send(self._sock, {"op": op, **body}, fds)
             reply = self._receive()
         except TimeoutError as error:
-            raise SandboxError(f"{op}: the monitor did not answer within {timeout:.0f} s") from error
+            raise MonitorSilent(f"{op}: the monitor did not answer within {timeout:.0f} s") from error
         except OSError as error:
-            raise SandboxError(f"{op}: the monitor hung up: {error.strerror}") from error
+            raise MonitorSilent(f"{op}: the monitor hung up: {error.strerror}") from error
         if "error" in reply:
             raise from_wire(reply["error"])
         return dict(reply["ok"])
 
-    def kill(self, container_id: str) -> None:
-        """Sends SIGKILL to a container's init."""
-        self.request("kill", id=container_id, signal=int(signal.SIGKILL), all=False, timeout=KILL_TIMEOUT)
+    def kill(self, container_id: str, *, everyone: bool = False) -> None:
+        """Sends SIGKILL to a container's init, or to all its processes."""
+        self.request("kill", id=container_id, signal=int(signal.SIGKILL), all=everyone, timeout=KILL_TIMEOUT)
+
+    def monitor(self) -> Identity | None:
+        """The monitor itself; None when it has ended."""
+        credentials = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return Identity.of(_CREDENTIALS.unpack(credentials)[0])
 
     def _receive(self) -> dict[str, Any]:
         (length,) = _HEADER.unpack(self._exactly(_HEADER.size))

@@ -11,6 +11,7 @@ VruntimeError                  anything that a user is told in one line
 ├── ExecutableError            the program of a process cannot be executed
 ├── SandboxError               the virtual machine failed; carries the cause and the console's tail
 └── AgentError                 the guest's agent refused, or answered what it must not
+    └── AgentSilent            it did not answer in time, or at all
 
 `code` is the process's exit status when the error ends a command. Errors cross the monitor's control socket as
 dictionaries (`to_wire`, `from_wire`).
@@ -84,6 +85,10 @@ class AgentError(VruntimeError):
     """The guest's agent refused a request, or answered what it must not."""
 
 
+class AgentSilent(AgentError):
+    """The guest's agent did not answer in time, or the channel to it broke."""
+
+
 _BY_NAME: dict[str, type[VruntimeError]] = {
     kind.__name__: kind
     for kind in (
@@ -98,6 +103,7 @@ _BY_NAME: dict[str, type[VruntimeError]] = {
         ExecutableError,
         SandboxError,
         AgentError,
+        AgentSilent,
     )
 }
 

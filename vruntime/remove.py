@@ -6,19 +6,20 @@ import signal
 from contextlib import suppress
 
 from vruntime.container import Record, Status, load
-from vruntime.control import Connection
-from vruntime.errors import HostError, VruntimeError
+from vruntime.control import Connection, MonitorSilent
+from vruntime.errors import ContainerError, HostError, NoSuchContainer, VruntimeError
+from vruntime.spawn import Identity
 from vruntime.store import Store
 
 # A monitor whose last container has ended shuts its machine down within this, in seconds, or is killed.
 END_TIMEOUT = 15.0
 
 
-def kill(store: Store, record: Record) -> None:
-    """Kills a container that may run, through its monitor, or with its monitor when that does not answer."""
+def kill(store: Store, record: Record, *, everyone: bool = False) -> None:
+    """Kills a container that runs, through its monitor, or with its monitor when that does not answer."""
     try:
-        Connection.to(store.sandbox(record.sandbox)).kill(record.id)
-    except VruntimeError:
+        Connection.to(store.sandbox(record.sandbox)).kill(record.id, everyone=everyone)
+    except MonitorSilent:
         if record.monitor is not None:
             record.monitor.signal(signal.SIGKILL)
 
@@ -27,11 +28,8 @@ def remove(store: Store, container_id: str) -> None:
     """Waits until the sandbox of a container that has ended is gone, and forgets the container."""
     record = load(store, container_id)
     for process in (record.monitor, record.shim):
-        if process is None or process.wait(END_TIMEOUT):
-            continue
-        process.signal(signal.SIGKILL)
-        if not process.wait(END_TIMEOUT):
-            raise HostError(f"cannot delete container {container_id}: process {process.pid} does not end")
+        if process is not None:
+            _see_end(process, container_id)
     store.remove(container_id)
 
 
@@ -39,15 +37,32 @@ def force_remove(store: Store, container_id: str) -> None:
     """Kills when needed, and removes; a container whose record is damaged too."""
     try:
         record = load(store, container_id)
-    except HostError:
+    except (HostError, NoSuchContainer):
         _kill_by_id(store, container_id)
         store.remove(container_id)
         return
     if record.status is not Status.STOPPED:
-        kill(store, record)
+        with suppress(ContainerError):  # it has ended meanwhile
+            kill(store, record)
     remove(store, container_id)
 
 
 def _kill_by_id(store: Store, container_id: str) -> None:
-    with suppress(VruntimeError):  # nobody listens: nothing runs
-        Connection.to(store.sandbox(container_id)).kill(container_id)
+    """Ends the sandbox of a container that has no readable record; who listens at its socket is its monitor."""
+    try:
+        connection = Connection.to(store.sandbox(container_id))
+    except MonitorSilent:
+        return  # nobody listens: nothing runs
+    monitor = connection.monitor()
+    with suppress(VruntimeError):  # a monitor that does not see to it is ended itself
+        connection.kill(container_id)
+    if monitor is not None:
+        _see_end(monitor, container_id)
+
+
+def _see_end(process: Identity, container_id: str) -> None:
+    if process.wait(END_TIMEOUT):
+        return
+    process.signal(signal.SIGKILL)
+    if not process.wait(END_TIMEOUT):
+        raise HostError(f"cannot delete container {container_id}: process {process.pid} does not end")

@@ -14,7 +14,7 @@ import grpc
 
 from vruntime.agent.proto import agent_pb2 as pb
 from vruntime.agent.proto import agent_pb2_grpc as rpc
-from vruntime.errors import AgentError, ExecutableError
+from vruntime.errors import AgentError, AgentSilent, ExecutableError
 from vruntime.vm.console import escape
 
 MAX_MESSAGE = 4 << 20
@@ -37,6 +37,8 @@ _OPTIONS = (
     ("grpc.http2.lookahead_bytes", 1 << 20),
     ("grpc.http2.max_frame_size", 1 << 20),
 )
+
+_NO_ANSWER = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 _EXIT_CODES = {pb.ExecutableError.NOT_FOUND: 127, pb.ExecutableError.NOT_EXECUTABLE: 126}
 
@@ -204,7 +206,9 @@ async def _answer(what: str, call: Awaitable[Any]) -> Any:
         return await call
     except grpc.aio.AioRpcError as error:
         details = _text(error.details() or error.code().name, MAX_TEXT)
-        raise AgentError(details if error.code() != grpc.StatusCode.UNAVAILABLE else f"{what}: {details}") from error
+        if error.code() in _NO_ANSWER:
+            raise AgentSilent(f"{what}: the agent does not answer: {details}") from error
+        raise AgentError(details) from error
 
 
 def _check(reply: Any) -> None:

@@ -6,7 +6,6 @@ import click
 
 from vruntime.commands import flags
 from vruntime.container import load
-from vruntime.errors import NoSuchContainer
 from vruntime.globals import Globals
 from vruntime.remove import force_remove
 from vruntime.store import Store
@@ -19,11 +18,6 @@ from vruntime.store import Store
 def command(globals_: Globals, container_id: str, force: bool) -> None:
     """Remove what the host holds of a container that has stopped, or was never started."""
     store = Store(globals_.root)
-    try:
-        record = load(store, container_id)
-        if not force:
-            record.status.check_delete(container_id)
-        force_remove(store, container_id)
-    except NoSuchContainer:
-        if not force:
-            raise
+    if not force:
+        load(store, container_id).status.check_delete(container_id)
+    force_remove(store, container_id)

@@ -11,6 +11,7 @@ from vruntime.container import Status, load
 from vruntime.control import Connection
 from vruntime.errors import ContainerError
 from vruntime.globals import Globals
+from vruntime.remove import kill
 from vruntime.store import Store
 
 
@@ -29,6 +30,9 @@ def command(globals_: Globals, container_id: str, signal_name: str, everyone: bo
     record.status.check_kill()
     if number == 0:
         return  # as kill(2): only asks whether there is a process
+    if number == signal.SIGKILL:
+        kill(store, record, everyone=everyone)
+        return
     Connection.to(store.sandbox(record.sandbox)).request("kill", id=record.id, signal=number, all=everyone)
 
 

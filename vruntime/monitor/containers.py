@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from vruntime.agent.client import Agent, Process
 from vruntime.agent.proto import agent_pb2 as pb
 from vruntime.container import Record, Status
-from vruntime.errors import AgentError, SandboxError
+from vruntime.errors import AgentError, AgentSilent, SandboxError
 from vruntime.monitor.sandbox import Sandbox
 from vruntime.monitor.stdio import Input, Output
 from vruntime.store import Store
@@ -172,7 +172,7 @@ class GuestProcess:
             return
         try:
             await asyncio.wait_for(call, KILL_TIMEOUT)
-        except (TimeoutError, AgentError) as error:
+        except (TimeoutError, AgentSilent) as error:
             if self.process.process_id != INIT:
                 raise AgentError("the guest does not answer") from error
             self._sandbox.kill("its agent did not take a SIGKILL")
