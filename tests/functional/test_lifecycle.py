@@ -1,5 +1,7 @@
 """The way of a container from create to delete, as engines take it; what OCI or runc define runs on runc too."""
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -7,10 +9,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from messages import message
 from waiting import eventually
+
+if TYPE_CHECKING:
+    from conftest import Bundles, Runtime
 
 FOREVER = ("sleep", "1000")
 UNKNOWN = "no-such-container"
@@ -32,7 +38,7 @@ print(code if code >= 0 else 128 - code)
 """
 
 
-def lives(pid):
+def lives(pid: int | str) -> bool:
     """Whether a process still runs: a zombie that nobody has reaped yet does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
@@ -40,11 +46,11 @@ def lives(pid):
         return False
 
 
-def stopped(runtime, container_id):
+def stopped(runtime: Runtime, container_id: str) -> bool:
     return runtime.state(container_id)["status"] == "stopped"
 
 
-def test_from_create_to_delete(any_runtime, bundles, tmp_path):
+def test_from_create_to_delete(any_runtime: Runtime, bundles: Bundles, tmp_path: Path) -> None:
     bundle = bundles.busybox(*FOREVER, edit=lambda config: config.update(annotations={"com.example.key": "value"}))
     container_id = any_runtime.create(bundle, "--pid-file", str(tmp_path / "pid"))
 
@@ -67,13 +73,13 @@ def test_from_create_to_delete(any_runtime, bundles, tmp_path):
     assert any_runtime("list", "-q").stdout == b""
 
 
-def test_state_and_list_have_the_form_of_runc(vruntime, runc, bundles):
+def test_state_and_list_have_the_form_of_runc(vruntime: Runtime, runc: Runtime, bundles: Bundles) -> None:
     """Byte for byte, but for what must differ: pid, time, version, and the mark of an emulated guest."""
     bundle = bundles.busybox(*FOREVER, edit=lambda config: config.update(annotations={"z": "1", "a": 'ü"\n'}))
     assert _shown(vruntime, bundle) == _shown(runc, bundle)
 
 
-def _shown(runtime, bundle):
+def _shown(runtime: Runtime, bundle: Path) -> list[str]:
     container_id = runtime.start(bundle)
     pid = str(runtime.state(container_id)["pid"])
     outputs = [
@@ -85,7 +91,7 @@ def _shown(runtime, bundle):
     return [_without_what_differs(output, container_id, pid) for output in outputs] + empty
 
 
-def _without_what_differs(output, container_id, pid):
+def _without_what_differs(output: str, container_id: str, pid: int | str) -> str:
     output = output.replace(container_id, "ID")
     output = re.sub(rf"\b{pid}\b *", "PID", output)
     output = re.sub(r'"ociVersion":( ?)"[^"]+"', r'"ociVersion":\1"VERSION"', output)
@@ -93,7 +99,7 @@ def _without_what_differs(output, container_id, pid):
     return re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z *", "TIME", output)
 
 
-def test_ps(any_runtime, bundles):
+def test_ps(any_runtime: Runtime, bundles: Bundles) -> None:
     container_id = any_runtime.create(bundles.busybox("sh", "-c", "sleep 1000 & wait"))
     assert len(json.loads(any_runtime("ps", "-f", "json", container_id).stdout)) == 1
     any_runtime("start", container_id)
@@ -116,8 +122,8 @@ def test_ps(any_runtime, bundles):
     assert any_runtime("ps", "-f", "json", container_id).stdout == b"null\n"
 
 
-def test_transitions_that_are_not_allowed(any_runtime, bundles):
-    def refused(*arguments):
+def test_transitions_that_are_not_allowed(any_runtime: Runtime, bundles: Bundles) -> None:
+    def refused(*arguments: str) -> str:
         return message(any_runtime(*arguments, check=False))
 
     bundle = bundles.busybox(*FOREVER)
@@ -148,14 +154,14 @@ def test_transitions_that_are_not_allowed(any_runtime, bundles):
 
 
 @pytest.mark.parametrize("verb", ["state", "start", "kill", "ps", "delete", "exec"])
-def test_a_container_that_is_not_there(any_runtime, verb):
+def test_a_container_that_is_not_there(any_runtime: Runtime, verb: str) -> None:
     arguments = [verb, UNKNOWN, "true"] if verb == "exec" else [verb, UNKNOWN]
     result = any_runtime(*arguments, check=False)
     assert message(result).removeprefix("exec failed: ") == "container does not exist"
     assert result.returncode == (255 if verb == "exec" else 1)
 
 
-def test_forced_delete_can_be_repeated(any_runtime, bundles):
+def test_forced_delete_can_be_repeated(any_runtime: Runtime, bundles: Bundles) -> None:
     container_id = any_runtime.start(bundles.busybox(*FOREVER))
     pid = any_runtime.state(container_id)["pid"]
     any_runtime("delete", "--force", container_id)
@@ -164,20 +170,20 @@ def test_forced_delete_can_be_repeated(any_runtime, bundles):
     any_runtime("delete", "--force", container_id)
 
 
-def test_delete_of_a_created_container(any_runtime, bundles):
+def test_delete_of_a_created_container(any_runtime: Runtime, bundles: Bundles) -> None:
     container_id = any_runtime.create(bundles.busybox(*FOREVER))
     any_runtime("delete", container_id)
     assert message(any_runtime("state", container_id, check=False)) == "container does not exist"
 
 
-def test_an_id_can_be_used_again(any_runtime, bundles):
+def test_an_id_can_be_used_again(any_runtime: Runtime, bundles: Bundles) -> None:
     bundle = bundles.busybox("sh", "-c", "exit 4")
     container_id = any_runtime.new_id()
     for _ in range(2):
         assert any_runtime("run", "--bundle", str(bundle), container_id, check=False).returncode == 4
 
 
-def test_run_in_the_foreground(any_runtime, bundles, tmp_path):
+def test_run_in_the_foreground(any_runtime: Runtime, bundles: Bundles, tmp_path: Path) -> None:
     bundle = bundles.busybox("sh", "-c", "echo out; echo err >&2; exit 3")
     pid_file, container_id = tmp_path / "pid", any_runtime.new_id()
     result = any_runtime("run", "--bundle", str(bundle), "--pid-file", str(pid_file), container_id, check=False)
@@ -186,12 +192,12 @@ def test_run_in_the_foreground(any_runtime, bundles, tmp_path):
     assert any_runtime("list", "-q").stdout == b""
 
 
-def test_the_bundle_is_the_current_directory_by_default(any_runtime, bundles):
+def test_the_bundle_is_the_current_directory_by_default(any_runtime: Runtime, bundles: Bundles) -> None:
     bundle = bundles.busybox("echo", "here")
     assert any_runtime("run", any_runtime.new_id(), cwd=bundle).stdout == b"here\n"
 
 
-def test_run_detached_and_killed(any_runtime, bundles, tmp_path):
+def test_run_detached_and_killed(any_runtime: Runtime, bundles: Bundles, tmp_path: Path) -> None:
     container_id = any_runtime.new_id()
     arguments = ["run", "--detach", "--bundle", str(bundles.busybox(*FOREVER)), container_id]
     with open(tmp_path / "log", "wb") as log:
@@ -201,7 +207,7 @@ def test_run_detached_and_killed(any_runtime, bundles, tmp_path):
     eventually(lambda: stopped(any_runtime, container_id))
 
 
-def test_signals_by_name_and_number(any_runtime, bundles):
+def test_signals_by_name_and_number(any_runtime: Runtime, bundles: Bundles) -> None:
     script = "trap 'echo got >> /got' USR1; trap 'exit 15' TERM; touch /got; while :; do sleep 0.05; done"
     bundle = bundles.busybox("sh", "-c", script)
     got = bundle / "rootfs/got"
@@ -222,7 +228,7 @@ def test_signals_by_name_and_number(any_runtime, bundles):
     assert process.wait(timeout=15) == 15
 
 
-def test_kill_all_reaches_children(any_runtime, bundles):
+def test_kill_all_reaches_children(any_runtime: Runtime, bundles: Bundles) -> None:
     """A signal to init alone leaves its children; --all does not."""
     script = (
         "trap : USR1; (trap 'echo child >> /got' USR1; while :; do sleep 0.05; done) & touch /got; wait; wait; wait"
@@ -247,7 +253,9 @@ def test_kill_all_reaches_children(any_runtime, bundles):
     ],
     ids=["exits", "catches a signal", "is killed"],
 )
-def test_the_pid_stands_for_the_process(any_runtime, bundles, tmp_path, script, kill_with, expected):
+def test_the_pid_stands_for_the_process(
+    any_runtime: Runtime, bundles: Bundles, tmp_path: Path, script: str, kill_with: signal.Signals | None, expected: int
+) -> None:
     """An engine is a subreaper: it inherits the pid of the pid file, signals it, and waits for it."""
     bundle = bundles.busybox("sh", "-c", script)
     container_id, pid_file = any_runtime.new_id(), tmp_path / "pid"
@@ -267,7 +275,7 @@ def test_the_pid_stands_for_the_process(any_runtime, bundles, tmp_path, script, 
     assert stopped(any_runtime, container_id)
 
 
-def test_the_log_file(any_runtime, tmp_path):
+def test_the_log_file(any_runtime: Runtime, tmp_path: Path) -> None:
     for form in ("json", "text"):
         log = tmp_path / f"log.{form}"
         any_runtime.flags = ("--log", str(log), "--log-format", form)
@@ -289,7 +297,7 @@ def test_the_log_file(any_runtime, tmp_path):
 @pytest.mark.parametrize(
     "arguments", [["state"], ["state", "a", "b"], ["create", "--no-such-flag", "x"], ["list", "-f", "x"]]
 )
-def test_wrong_usage_fails(any_runtime, arguments):
+def test_wrong_usage_fails(any_runtime: Runtime, arguments: list[str]) -> None:
     result = any_runtime(*arguments, check=False)
     assert result.returncode == 1
     assert b"Traceback" not in result.stderr
