@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from vruntime.container import Record, Status, load
 from vruntime.control import Connection, MonitorSilent
-from vruntime.errors import ContainerError, HostError, NoSuchContainer, VruntimeError
+from vruntime.errors import HostError, NoSuchContainer, VruntimeError
 from vruntime.spawn import Identity
 from vruntime.store import Store
 
@@ -42,7 +42,7 @@ def force_remove(store: Store, container_id: str) -> None:
         store.remove(container_id)
         return
     if record.status is not Status.STOPPED:
-        with suppress(ContainerError):  # it has ended meanwhile
+        with suppress(VruntimeError):  # it has ended meanwhile, or will be ended with its monitor
             kill(store, record)
     remove(store, container_id)
 

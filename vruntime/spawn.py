@@ -103,6 +103,18 @@ class Child:
             return None
         return exit_code(status)
 
+    def peek(self) -> int | None:
+        """The exit code of a child that has ended and is yet to be reaped; None: it still runs."""
+        info = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if info is None:
+            return None
+        return info.si_status if info.si_code == os.CLD_EXITED else 128 + info.si_status
+
+    def end_session(self) -> None:
+        """Kills and reaps the leader of a session, with what it has started. Not to be called after a `wait`."""
+        os.killpg(self.pid, signal.SIGKILL)  # not reaped yet: the number is its own
+        self.wait()
+
     def end(self) -> int | None:
         """Kills and reaps."""
         self.kill()

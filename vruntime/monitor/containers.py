@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import termios
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 from vruntime.agent.client import Agent, Process
 from vruntime.agent.proto import agent_pb2 as pb
 from vruntime.container import Record, Status
-from vruntime.errors import AgentError, AgentSilent, SandboxError
+from vruntime.errors import AgentError, AgentSilent, HostError, SandboxError
 from vruntime.monitor.sandbox import Sandbox
 from vruntime.monitor.stdio import Input, Output
 from vruntime.store import Store
@@ -72,6 +73,7 @@ class GuestProcess:
         self._shim = Shim(socket.socket(fileno=self._fds.pop("shim")))
         self._size: tuple[int, int] | None = None
         self._begun = False
+        self._ended = asyncio.Event()
         self._outputs: list[Output] = []
         self._copying: list[asyncio.Task[None]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -136,6 +138,7 @@ class GuestProcess:
         except (AgentError, SandboxError):
             code = KILLED  # the machine died with it; the sandbox knows why
         else:
+            self._ended.set()
             await self._drain()
         self.exit_code.set_result(code)
 
@@ -176,6 +179,16 @@ class GuestProcess:
             if self.process.process_id != INIT:
                 raise AgentError("the guest does not answer") from error
             self._sandbox.kill("its agent did not take a SIGKILL")
+        else:
+            if self.process.process_id == INIT:
+                self._tasks.append(asyncio.create_task(self._see_end()))
+
+    async def _see_end(self) -> None:
+        """Kills the machine of an init that a SIGKILL does not end, as when it waits for a host that is stuck."""
+        try:
+            await asyncio.wait_for(self._ended.wait(), KILL_TIMEOUT)
+        except TimeoutError:
+            self._sandbox.kill("a SIGKILL did not end the container's init")
 
     async def _resize(self, rows: int, columns: int) -> None:
         self._size = (rows, columns)
@@ -283,5 +296,9 @@ class Container:
             if guest is not init:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(asyncio.shield(guest.exit_code), KILL_TIMEOUT)
-        self.note(status=Status.STOPPED, exit_code=code, error=self._sandbox.obituary())
+        try:
+            self.note(status=Status.STOPPED, exit_code=code, error=self._sandbox.obituary())
+        except HostError as error:  # a full disk, say: that we are gone will show that the container has stopped
+            with suppress(OSError):  # our log may lie on that disk too
+                print(error, file=sys.stderr)
         init.finish(code)

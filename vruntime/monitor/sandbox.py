@@ -114,7 +114,9 @@ class Sandbox:
             f"--rlimit-nofile={_open_files_limit()}",
             "--log-level=error",
         ]
-        return spawn("virtiofsd", tied_to_us(argv), fds={1: output, 2: output, 3: listener.fileno()})
+        fds = {1: output, 2: output, 3: listener.fileno()}
+        # A session of its own: it forks the process that serves, which is to end with it.
+        return spawn("virtiofsd", tied_to_us(argv), fds=fds, new_session=True)
 
     def _start_qemu(self, ours: ExitStack) -> Child:
         output = self._capture("qemu", ours)
@@ -228,7 +230,7 @@ class Sandbox:
     def _helper_ended(self, helper: Child) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_reader(helper.pidfd)
-        code = helper.wait(0)
+        code = helper.peek()
         if helper is self._virtiofsd and code == 0:
             # It ends with its one client: QEMU's own end, about to show, has the cause.
             loop.call_later(LAST_WORDS, self._machine_died, helper, code)
@@ -239,7 +241,7 @@ class Sandbox:
         if self._ending or self.died.done():
             return
         self._read_what_is_left()
-        if helper is self._qemu and code and code < 128 and (first := self._virtiofsd.wait(0)):
+        if helper is self._qemu and code and code < 128 and (first := self._virtiofsd.peek()):
             helper, code = self._virtiofsd, first  # QEMU fails for want of it
         self.cause = self.cause or self._find_cause(helper, code)
         self.died.set_result(self.cause)
@@ -291,8 +293,8 @@ class Sandbox:
             await self._ask_qemu()
         await self.agent.close()
         self._qemu.end()
-        if await self._outlives(self._virtiofsd, SHUTDOWN_TIMEOUT):  # it ends with its one client
-            self._virtiofsd.end()
+        await self._outlives(self._virtiofsd, SHUTDOWN_TIMEOUT)  # it ends with its one client
+        self._virtiofsd.end_session()
 
     async def _ask_agent(self) -> bool:
         try:
