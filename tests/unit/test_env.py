@@ -19,8 +19,8 @@ def settings_file(tmp_path):
     qemu.chmod(0o755)
     path = tmp_path / "config.toml"
     path.write_text(
-        f"[vm]\nkernel = '{kernel}'\nqemu = '{qemu}'\ninitramfs = '/nonexistent'\n"
-        "virtiofsd = '/nonexistent'\nmemory = '1G'\n"
+        f"[vm]\nkernel = '{kernel}'\nqemu = '{qemu}'\ninitramfs = '{tmp_path}/missing'\n"
+        f"virtiofsd = '{tmp_path}/missing'\nmemory = '1G'\n"
     )
     path.chmod(0o644)
     return path
@@ -47,7 +47,7 @@ def test_what_is_missing_is_shown_with_its_reason(settings_file):
     shown = env(settings_file)
     assert shown["guest"]["initramfs"]["error"] == "No such file or directory"
     assert shown["virtiofsd"]["version"] is None
-    assert "/nonexistent" in shown["virtiofsd"]["error"]
+    assert "/missing" in shown["virtiofsd"]["error"]
 
 
 def test_settings_and_their_sources(settings_file):
