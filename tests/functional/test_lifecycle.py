@@ -262,16 +262,18 @@ def test_the_pid_stands_for_the_process(
     create = any_runtime.command("create", "--bundle", str(bundle), "--pid-file", str(pid_file), container_id)
     start = any_runtime.command("start", container_id)
     arguments = [sys.executable, "-c", SUBREAPER, str(pid_file), *create, "--", *start]
-    with open(tmp_path / "errors", "wb") as errors:
-        engine = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=errors)
-    pid = int(engine.stdout.readline())
-    if kill_with is not None:
-        eventually((bundle / "rootfs/ready").exists)
-        assert any_runtime.state(container_id)["pid"] == pid
-        os.kill(pid, kill_with)
-    assert int(engine.stdout.read()) == expected
-    engine.stdout.close()
-    assert engine.wait() == 0
+    with (
+        open(tmp_path / "errors", "w+") as errors,
+        subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=errors) as engine,
+    ):
+        first = engine.stdout.readline()
+        assert first, (tmp_path / "errors").read_text()
+        pid = int(first)
+        if kill_with is not None:
+            eventually((bundle / "rootfs/ready").exists)
+            assert any_runtime.state(container_id)["pid"] == pid
+            os.kill(pid, kill_with)
+        assert int(engine.stdout.read()) == expected
     assert stopped(any_runtime, container_id)
 
 
