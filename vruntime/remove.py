@@ -13,6 +13,8 @@ from vruntime.store import Store
 
 # A monitor whose last container has ended shuts its machine down within this, in seconds, or is killed.
 END_TIMEOUT = 15.0
+# A shim ends as soon as its monitor tells it to, or is gone.
+SHIM_TIMEOUT = 2.0
 
 
 def kill(store: Store, record: Record, *, everyone: bool = False) -> None:
@@ -27,9 +29,10 @@ def kill(store: Store, record: Record, *, everyone: bool = False) -> None:
 def remove(store: Store, container_id: str) -> None:
     """Waits until the sandbox of a container that has ended is gone, and forgets the container."""
     record = load(store, container_id)
-    for process in (record.monitor, record.shim):
-        if process is not None:
-            _see_end(process, container_id)
+    if record.monitor is not None:
+        _see_end(record.monitor, container_id, END_TIMEOUT)
+    if record.shim is not None:
+        _see_end(record.shim, container_id, SHIM_TIMEOUT)
     store.remove(container_id)
 
 
@@ -57,11 +60,11 @@ def _kill_by_id(store: Store, container_id: str) -> None:
     with suppress(VruntimeError):  # a monitor that does not see to it is ended itself
         connection.kill(container_id)
     if monitor is not None:
-        _see_end(monitor, container_id)
+        _see_end(monitor, container_id, END_TIMEOUT)
 
 
-def _see_end(process: Identity, container_id: str) -> None:
-    if process.wait(END_TIMEOUT):
+def _see_end(process: Identity, container_id: str, timeout: float) -> None:
+    if process.wait(timeout):
         return
     process.signal(signal.SIGKILL)
     if not process.wait(END_TIMEOUT):
