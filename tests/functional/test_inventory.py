@@ -63,6 +63,15 @@ def a_network_namespace(_: Path) -> Iterator[None]:
 
 
 @contextmanager
+def a_link(_: Path) -> Iterator[None]:
+    subprocess.run(["ip", "link", "add", "leftbehind", "type", "bridge"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["ip", "link", "del", "leftbehind"], check=True)
+
+
+@contextmanager
 def a_socket(root: Path) -> Iterator[None]:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(root / "s"))
@@ -105,6 +114,7 @@ def shared_memory(_: Path) -> Iterator[None]:
         (a_mount, "mounts"),
         (a_cgroup, "cgroups"),
         (a_network_namespace, "network_namespaces"),
+        (a_link, "links"),
         (a_socket, "sockets"),
         (a_container, "state"),
         (a_sandbox, "state"),
