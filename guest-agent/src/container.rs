@@ -11,9 +11,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 use oci_spec::runtime::{Process as OciProcess, Spec};
 
 use crate::cgroup::Cgroup;
@@ -26,6 +29,9 @@ use crate::stdio::Plan;
 
 /// The process id of a container's first process.
 pub const INIT: &str = "init";
+
+/// Where the shared directory of the host appears.
+pub const SHARE: &str = "/run/vruntime/share";
 
 /// Bounds that no sane host meets.
 const MAX_CONTAINERS: usize = 1024;
@@ -91,6 +97,8 @@ pub struct Container {
     reaper: Arc<Reaper>,
     init: Arc<Process>,
     state: Mutex<State>,
+    /// What the container has of the share, held until it is deleted.
+    _shared: Vec<OwnedFd>,
 }
 
 struct State {
@@ -172,6 +180,7 @@ impl Containers {
             .unwrap_or_default();
         let plan = stdio.plan(spec.process().as_ref());
         let cgroup = Cgroup::create(&self.cgroup_root, id, &limits)?;
+        let shared = hold_shared(&spec);
         let request = Request::Create(Box::new(Create {
             spec,
             window: stdio.window,
@@ -207,6 +216,7 @@ impl Containers {
                 unstarted: Some(conversation),
                 processes: HashMap::new(),
             }),
+            _shared: shared,
         })
     }
 
@@ -256,6 +266,27 @@ impl Containers {
     fn table(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         self.table.lock().expect("no panic while the table is locked")
     }
+}
+
+/// Opens the root and the sources of bind mounts that lie in the share.
+///
+/// Each of them is a mount that the kernel makes when it is first entered. Entered by the container alone it would end
+/// with the container's mount namespace, and virtiofs does not wait for requests in flight then: the kernel crashes.
+fn hold_shared(spec: &Spec) -> Vec<OwnedFd> {
+    let root = spec.root().iter().map(|root| root.path().clone());
+    let sources = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .filter_map(|mount| mount.source().clone());
+    root.chain(sources)
+        .filter(|path| path.starts_with(SHARE))
+        .filter_map(|path| {
+            // What is no directory is no mount of its own; what is missing, init will say.
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            open(&path, flags, Mode::empty()).ok()
+        })
+        .collect()
 }
 
 fn found(table: &HashMap<String, Entry>, id: &str) -> Result<Arc<Container>> {

@@ -83,10 +83,12 @@ impl Tree {
                 Err(Errno::ENOENT) => {}
                 result => return result.context(|| format!("open {}", path.display())),
             }
-            let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            let Some(parent) = path.parent() else {
                 return Err(Errno::ENOENT).context(|| format!("open {}", path.display()));
             };
             let directory = self.find_or_make_within(steps, parent.to_owned(), Kind::Directory)?;
+            // A `..` is there as soon as what it is in.
+            let Some(name) = path.file_name() else { continue };
             if let Ok(target) = readlinkat(&directory, name) {
                 path = parent.join(target);
                 continue;
@@ -201,7 +203,7 @@ mod tests {
         symlink("/", scratch.root().join("absolute")).unwrap();
         symlink("../../..", scratch.root().join("relative")).unwrap();
         let tree = scratch.tree();
-        for path in ["/absolute/x", "/relative/y", "/../../z", "../w"] {
+        for path in ["/absolute/x", "/relative/y", "/../../z", "../w", "/missing/../../../v"] {
             let made = tree.find_or_make(Path::new(path), Kind::Directory).unwrap();
             assert_eq!(tree.path_of(made.as_fd()).unwrap().components().count(), 2, "{path}");
         }

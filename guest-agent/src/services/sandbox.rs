@@ -13,12 +13,9 @@ use tonic::{Request, async_trait};
 
 use super::{Outcome, Response, proto, uninterrupted};
 use crate::boot;
-use crate::container::Containers;
+use crate::container::{Containers, SHARE};
 use crate::error::{Error, Result};
 use crate::server::Shutdown;
-
-/// Where the shared directory of the host appears.
-const SHARE: &str = "/run/vruntime/share";
 
 /// How many random bytes the host may send.
 const ENTROPY: std::ops::RangeInclusive<usize> = 32..=512;
