@@ -47,6 +47,12 @@ def test_tail_is_bounded() -> None:
             b"[ 1.0] BUG: bad\r\n[ 1.1] Kernel panic - not syncing: Attempted to kill init!\r\n",
             "guest kernel: Attempted to kill init!",
         ),
+        (
+            b"[ 1.0] Out of memory: Killed process 9 (cc1)\n[ 1.1] general protection fault: 0000\n"
+            b"[ 1.2] Kernel panic - not syncing: Fatal exception in interrupt\n",
+            "guest kernel: general protection fault: 0000",
+        ),
+        (b"Kernel panic - not syncing: Fatal exception\n", "guest kernel: Fatal exception"),
         (b"[ 2.0] BUG: soft lockup\n", "guest kernel: BUG: soft lockup"),
         (
             b"[ 3.0] Out of memory: Killed process 9 (cc1)\n",

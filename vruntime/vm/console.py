@@ -11,9 +11,11 @@ TAIL_LINE_LENGTH = 200
 
 # The kernel's lines that name the cause of its own end, the most telling first.
 _CAUSES = (
+    re.compile(rb"Kernel panic - not syncing: (?!Fatal exception)([^\r\n]{1,200})"),
+    re.compile(rb"((?:BUG|Oops|kernel BUG at)[: ][^\r\n]{1,200})"),
+    re.compile(rb"((?:general protection fault|invalid opcode|divide error)[^\r\n]{1,200})"),
     re.compile(rb"Kernel panic - not syncing: ([^\r\n]{1,200})"),
     re.compile(rb"(Out of memory: Killed process[^\r\n]{1,200})"),
-    re.compile(rb"((?:BUG|Oops|kernel BUG at)[: ][^\r\n]{1,200})"),
 )
 
 
