@@ -211,8 +211,8 @@ def test_100_short_containers_lose_no_byte(vruntime: Runtime, bundles: Bundles) 
     bundle = bundles.busybox("sh", "-c", "cat /megabyte; exit 7")
     megabyte = os.urandom(1_000_000)
     (bundle / "rootfs/megabyte").write_bytes(megabyte)
-    for _ in range(100):
-        assert _run_into_a_pipe(vruntime.command("run", "--bundle", str(bundle), vruntime.new_id())) == megabyte
+    for number in range(100):
+        assert _run_into_a_pipe(vruntime.command("run", "--bundle", str(bundle), f"short-{number}")) == megabyte
 
 
 def test_100_short_execs_lose_no_byte(vruntime: Runtime, bundles: Bundles) -> None:
