@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,19 +102,6 @@ class Share:
             finally:
                 os.close(source_fd)
         return {bind.index: f"{GUEST_PATH}/{container_id}/mounts/{bind.index}" for bind in binds}
-
-    def remove(self, container_id: str) -> None:
-        """Takes a container out again: its mounts, and then its directory."""
-        base = self._build / container_id
-        targets = [base / "rootfs", *(base / "mounts").iterdir()] if base.exists() else []
-        for target in targets:
-            with suppress(OSError):
-                linux.umount(str(target), linux.MNT_DETACH)
-            with suppress(FileNotFoundError):
-                target.rmdir() if target.is_dir() else target.unlink()
-        if base.exists():
-            (base / "mounts").rmdir()
-            base.rmdir()
 
     @staticmethod
     def _bind(source_fd: int, target: Path, *, readonly: bool, recursive: bool) -> None:

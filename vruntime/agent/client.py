@@ -107,11 +107,6 @@ class Agent:
         request = pb.StartRequest(container_id=container_id)
         _check(await self._call("start container", self._containers.Start, request))
 
-    async def delete(self, container_id: str) -> None:
-        """Kills and forgets a container in the guest."""
-        request = pb.DeleteRequest(container_id=container_id)
-        await self._call("delete container", self._containers.Delete, request)
-
     async def processes(self, container_id: str) -> list[dict[str, Any]]:
         """The processes of a container, with what `ps -ef` shows of each."""
         request = pb.ListProcessesRequest(container_id=container_id)

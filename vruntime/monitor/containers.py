@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import termios
+import traceback
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -203,7 +204,9 @@ class GuestProcess:
 
     async def streams_end(self) -> None:
         """Waits until the last child has closed what it inherited."""
-        await asyncio.gather(*self._copying, return_exceptions=True)
+        for result in await asyncio.gather(*self._copying, return_exceptions=True):
+            if isinstance(result, Exception) and not isinstance(result, AgentError):
+                traceback.print_exception(result)  # a defect of ours: the monitor's log tells it
 
     def abandon(self) -> None:
         """The process never came to be."""
