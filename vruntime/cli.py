@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -13,7 +14,7 @@ from vruntime.container import OCI_VERSION
 from vruntime.errors import VruntimeError
 from vruntime.globals import DEFAULT_ROOT, Globals
 from vruntime.log import Log
-from vruntime.spawn import close_on_exec_from
+from vruntime.spawn import close_on_exec_from, leave
 
 VERBS = (
     "check",
@@ -95,10 +96,10 @@ def main_group(ctx: click.Context, /, **flags: object) -> None:
     ctx.obj = Globals(**flags)  # type: ignore[arg-type]
 
 
-def main() -> int:
-    """Entry of the program: runs a verb, tells an error in one line, and gives the exit code."""
+def main() -> NoReturn:
+    """Entry of the program: runs a verb, tells an error in one line, and ends with the exit code."""
     close_on_exec_from(3)
-    return _run(sys.argv[1:])
+    leave(_run(sys.argv[1:]))
 
 
 def _run(arguments: list[str]) -> int:

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from vruntime.control import Connection, MonitorEnded
 from vruntime.errors import ContainerError, HostError, SandboxError, VruntimeError
 from vruntime.globals import Globals
 from vruntime.log import Log
-from vruntime.monitor.sandbox import SandboxConfig
+from vruntime.monitor.config import LOG, SandboxConfig
 from vruntime.oci.config import OciConfig, load_config
 from vruntime.remove import remove
 from vruntime.settings import Settings, VmSettings
@@ -33,7 +33,6 @@ from vruntime.vm.machine import Machine
 MARGIN = 15.0
 # What the guest itself boots in, in bytes.
 LEAST_MEMORY = 128 << 20
-MONITOR_LOG = "monitor.log"
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,47 @@ class Created:
         self.connection.request("start", id=self.container_id)
 
 
+class Monitor:
+    """The sandbox's monitor: started at once, told only later what to run, and gone when it is told nothing."""
+
+    def __init__(self, child: Child, connection: Connection, output: int) -> None:
+        self.connection = connection
+        self._child = child
+        self._output = output
+
+    @classmethod
+    def start(cls, name: str, undo: ExitStack) -> Monitor:
+        """Starts it; `undo` ends it, unless it serves by then."""
+        ours, theirs = socket.socketpair()
+        undo.callback(ours.close)
+        output = os.memfd_create("monitor.log", os.MFD_CLOEXEC)  # until it has a directory to log to
+        undo.callback(os.close, output)
+        argv = [sys.executable, "-I", "-m", "vruntime.monitor", name]
+        with theirs:
+            child = spawn("monitor", argv, fds={1: output, 2: output, 3: theirs.fileno()}, new_session=True)
+        undo.callback(child.wait, 5.0)
+        undo.callback(ours.close)
+        return cls(child, Connection(ours), output)
+
+    def create(self, sandbox: SandboxConfig, request: dict[str, Any], caller: streams.Caller) -> dict[str, Any]:
+        """Has it launch the machine and make the container; waits until the container is there."""
+        timeout = sandbox.boot_timeout + sandbox.request_timeout + MARGIN
+        try:
+            return self.connection.request("create", timeout=timeout, fds=list(caller.fds.values()), **request)
+        except MonitorEnded as error:
+            raise SandboxError(error.message, hint=self._last_words(sandbox.directory) or None) from error
+
+    def kill(self) -> None:
+        """SIGKILL: the machine dies with it."""
+        self._child.kill()
+
+    def _last_words(self, directory: Path) -> str:
+        said = os.pread(self._output, 1 << 16, 0)
+        with suppress(FileNotFoundError):
+            said += (directory / LOG).read_bytes()
+        return " | ".join(console.tail(said))
+
+
 def create(globals_: Globals, log: Log, container_id: str, options: Options, undo: ExitStack) -> Created:
     """Makes a container; `undo` takes everything back unless it is dismissed.
 
@@ -68,6 +108,7 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     began = time.monotonic()
     check_id(container_id)
     _check_preserved(options.preserve_fds)
+    monitor = Monitor.start(container_id, undo)  # its interpreter starts beside our checks
     config = load_config(options.bundle / CONFIG_FILE)
     terminal.check_console(terminal=config.terminal, detach=options.detach, console_socket=options.console_socket)
     for warning in config.warnings:
@@ -86,17 +127,7 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
         size=_console_size(config),
         undo=undo,
     )
-    monitor, connection = _start_monitor(sandbox, undo)
-    try:
-        reply = connection.request(
-            "create",
-            timeout=sandbox.boot_timeout + sandbox.request_timeout + MARGIN,
-            fds=list(caller.fds.values()),
-            **_request(globals_, sandbox, container_id, config, caller),
-        )
-    except MonitorEnded as error:
-        said = console.tail((sandbox.directory / MONITOR_LOG).read_bytes())
-        raise SandboxError(error.message, hint=" | ".join(said) or None) from error
+    reply = monitor.create(sandbox, _request(globals_, sandbox, container_id, config, caller), caller)
     caller.close_given()
     for phase, milliseconds in reply["timings"].items():
         log.debug(f"phase {phase}: {milliseconds} ms after the monitor's start")
@@ -107,8 +138,8 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
         f" {guest['ready_usec'] / 1000:.1f} ms"
     )
     log.debug(f"phase create: {_milliseconds(began)} ms in all")
-    undo.callback(_end_monitor, store, container_id, monitor)
-    return Created(container_id, connection, caller)
+    undo.callback(_take_back, store, container_id, monitor)
+    return Created(container_id, monitor.connection, caller)
 
 
 def _check_preserved(count: int) -> None:
@@ -184,23 +215,8 @@ def _first_record(store: Store, container_id: str, config: OciConfig) -> None:
     ).save(store)
 
 
-def _start_monitor(sandbox: SandboxConfig, undo: ExitStack) -> tuple[Child, Connection]:
-    ours, theirs = socket.socketpair()
-    undo.callback(ours.close)
-    output = os.open(sandbox.directory / MONITOR_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    argv = [sys.executable, "-I", "-m", "vruntime.monitor", sandbox.id]
-    try:
-        monitor = spawn("monitor", argv, fds={1: output, 2: output, 3: theirs.fileno()}, new_session=True)
-    finally:
-        theirs.close()
-        os.close(output)
-    undo.callback(monitor.wait, 5.0)
-    undo.callback(ours.close)
-    return monitor, Connection(ours)
-
-
-def _end_monitor(store: Store, container_id: str, monitor: Child) -> None:
-    """Takes back a container that was made already: its init is killed, and the sandbox ends with it."""
+def _take_back(store: Store, container_id: str, monitor: Monitor) -> None:
+    """Removes a container that was made already: its init is killed, and the sandbox ends with it."""
     try:
         Connection.to(store.sandbox(container_id)).kill(container_id)
     except VruntimeError:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NoReturn
 
 from vruntime.errors import HostError
 
@@ -186,6 +188,16 @@ def close_on_exec_from(first: int) -> None:
                 os.set_inheritable(int(name), False)
             except OSError:
                 continue  # the descriptor of the listing itself
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process at once: the kernel frees its memory faster than the interpreter takes itself apart."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        code = code or 1
+    os._exit(code)
 
 
 def _dup_above(fd: int, lowest: int) -> int:

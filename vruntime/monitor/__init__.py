@@ -4,7 +4,9 @@ It owns QEMU, virtiofsd, the shared directory, the connection to the agent, and 
 to. It ends when its last container has, and when it dies so does the virtual machine.
 
     __main__    entry: the first request, the launch of the machine, and then the heavy imports while the guest boots
-    sandbox     the virtual machine and its helpers: launch, death and its cause, shutdown
+    config      what a command tells the monitor about the sandbox to make
+    helpers     the start of QEMU and virtiofsd
+    sandbox     the virtual machine: death and its cause, shutdown
     service     the control socket: requests and their answers
     containers  the containers of the sandbox, and the processes in them
     stdio       what flows between the standard streams of the host's caller and those in the guest

@@ -1,10 +1,12 @@
 """Entry of the monitor: `python -I -m vruntime.monitor SANDBOX_ID`, with the control connection of its starter as fd 3.
 
-Nothing heavy is imported before QEMU runs: the rest is imported while the guest boots.
+It is started before its starter has checked what it is to run, and waits for that request: an end of file in its place
+means that nothing is to run. Nothing heavy is imported before QEMU runs: the rest is imported while the guest boots.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from pathlib import Path
@@ -12,8 +14,9 @@ from typing import Any
 
 from vruntime import control
 from vruntime.errors import SandboxError, VruntimeError, to_wire
-from vruntime.monitor.sandbox import Sandbox, SandboxConfig
-from vruntime.spawn import close_on_exec_from
+from vruntime.monitor.config import LOG, SandboxConfig
+from vruntime.monitor.helpers import Helpers, launch
+from vruntime.spawn import close_on_exec_from, leave
 from vruntime.store import Store
 
 CONNECTION_FD = 3
@@ -23,36 +26,58 @@ def main() -> int:
     """Launches the sandbox that the first request describes, and serves it to its end."""
     close_on_exec_from(CONNECTION_FD)
     starter = socket.socket(fileno=CONNECTION_FD)
-    request, fds = _first_request(starter)
-    sandbox = Sandbox(SandboxConfig.from_wire(request["sandbox"]))
+    first = _first_request(starter)
+    if first is None:
+        return 0
+    request, fds = first
+    config = SandboxConfig.from_wire(request["sandbox"])
     try:
-        sandbox.launch()
+        _log_to(config.directory / LOG)
+        helpers = launch(config)
     except (VruntimeError, OSError) as error:
         known = error if isinstance(error, VruntimeError) else SandboxError(f"launch: {error}")
         control.send(starter, {"error": to_wire(known)})
         return 1
-
-    import asyncio  # noqa: PLC0415  the guest boots meanwhile
-
-    from vruntime.monitor.service import Service  # noqa: PLC0415
-
-    async def serve() -> None:
-        service = Service(sandbox, Store(Path(request["root"])))
-        await service.run(starter, request, fds)
-
-    asyncio.run(serve())
+    _serve(config, helpers, starter, request, fds)
     return 0
 
 
-def _first_request(starter: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    data, fds = control.receive_some(starter, control.HEADER_SIZE)
-    data += _exactly(starter, control.HEADER_SIZE - len(data))
-    return control.decode(_exactly(starter, control.header_length(data))), fds
+def _serve(
+    config: SandboxConfig, helpers: Helpers, starter: socket.socket, request: dict[str, Any], fds: list[int]
+) -> None:
+    # asyncio does without TLS when there is no ssl module: 3 MB less for each container.
+    sys.modules["ssl"] = None  # type: ignore[assignment]
+    import asyncio  # noqa: PLC0415  the guest boots meanwhile
+
+    from vruntime.monitor.sandbox import Sandbox  # noqa: PLC0415
+    from vruntime.monitor.service import Service  # noqa: PLC0415
+
+    async def serve() -> None:
+        service = Service(Sandbox(config, helpers), Store(Path(request["root"])))
+        await service.run(starter, request, fds)
+
+    asyncio.run(serve())
+
+
+def _first_request(starter: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    header, fds = control.receive_some(starter, control.HEADER_SIZE)
+    if not header:
+        return None
+    header += _exactly(starter, control.HEADER_SIZE - len(header))
+    return control.decode(_exactly(starter, control.header_length(header))), fds
 
 
 def _exactly(starter: socket.socket, count: int) -> bytes:
     return starter.recv(count, socket.MSG_WAITALL) if count else b""
 
 
+def _log_to(path: Path) -> None:
+    """From here on what this process says goes to a file of its sandbox."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

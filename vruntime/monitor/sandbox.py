@@ -1,24 +1,20 @@
-"""The virtual machine of a sandbox and its helpers: their launch, their death and its cause, their shutdown."""
+"""The virtual machine of a sandbox and its helpers, once launched: their death and its cause, their shutdown."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
-import socket
 import time
-from collections.abc import Awaitable, Mapping
-from contextlib import ExitStack
+from collections.abc import Awaitable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vruntime.accelerator import Accelerator
-from vruntime.control import short_path
 from vruntime.errors import AgentError, SandboxError
+from vruntime.monitor.config import SandboxConfig
+from vruntime.monitor.helpers import Helpers
 from vruntime.monitor.readiness import readable
-from vruntime.share import Share
-from vruntime.spawn import Child, spawn, tied_to_us
+from vruntime.spawn import Child
 from vruntime.vm import console, machine
 
 if TYPE_CHECKING:
@@ -26,43 +22,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A sandbox's QEMU runs as a user of its own, found without a register: this plus the monitor's pid (at most 2^22).
-FIRST_USER = 2_000_000_000
 SHUTDOWN_TIMEOUT = 3.0
 # How long an end that follows from another waits for that one to show, in seconds.
 LAST_WORDS = 1.0
-
-
-@dataclass(frozen=True)
-class SandboxConfig:
-    """What a sandbox is made of; sizes in bytes, times in seconds."""
-
-    id: str
-    directory: Path
-    machine: machine.Machine
-    virtiofsd: str
-    boot_timeout: float
-    request_timeout: float
-
-    def to_wire(self) -> dict[str, Any]:
-        """For the control socket."""
-        wire = dict(self.__dict__)
-        wire["directory"] = str(self.directory)
-        wire["machine"] = dict(self.machine.__dict__)
-        return wire
-
-    @classmethod
-    def from_wire(cls, wire: Mapping[str, Any]) -> SandboxConfig:
-        """The inverse of `to_wire`."""
-        described = dict(wire["machine"])
-        described["accelerator"] = Accelerator(described["accelerator"])
-        return cls(
-            **{
-                **wire,
-                "directory": Path(wire["directory"]),
-                "machine": machine.Machine(**described),
-            }
-        )
 
 
 @dataclass(frozen=True)
@@ -74,91 +36,22 @@ class Output:
 
 
 class Sandbox:
-    """One virtual machine: launched before the event loop runs, watched and ended within it."""
+    """One virtual machine, watched and ended within the event loop."""
 
-    def __init__(self, config: SandboxConfig) -> None:
+    def __init__(self, config: SandboxConfig, helpers: Helpers) -> None:
         self.config = config
-        self.share = Share(config.directory)
+        self.share = helpers.share
         self.cause: str | None = None
         self.timings: dict[str, float] = {}
         self.agent: Agent
+        self._console_socket = helpers.console
         self._console = console.Ring()
-        self._output: dict[str, Output] = {}
-        self._started = time.monotonic()
+        self._qmp_socket = helpers.qmp
+        self._qemu = helpers.qemu
+        self._virtiofsd = helpers.virtiofsd
+        self._output = {name: Output(fd, console.Ring(64 << 10)) for name, fd in helpers.output.items()}
+        self._began = helpers.began
         self._ending = False
-
-    # -- launch -------------------------------------------------------------------------------------------------
-
-    def launch(self) -> None:
-        """Makes the shared directory and starts virtiofsd and QEMU; neither is waited for."""
-        self.share.make()
-        with ExitStack() as ours:
-            virtiofs = self._listen("virtiofsd.sock", ours)
-            self._virtiofsd = self._start_virtiofsd(virtiofs, ours)
-            self._qemu = self._start_qemu(ours)
-        self._mark("launch")
-
-    def _start_virtiofsd(self, listener: socket.socket, ours: ExitStack) -> Child:
-        output = self._capture("virtiofsd", ours)
-        argv = [
-            self.config.virtiofsd,
-            "--fd=3",
-            f"--shared-dir={self.share.path}",
-            "--sandbox=namespace",
-            "--seccomp=kill",
-            "--announce-submounts",
-            "--inode-file-handles=never",
-            "--xattr",
-            "--cache=auto",
-            "--modcaps=-mknod",
-            f"--rlimit-nofile={_open_files_limit()}",
-            "--log-level=error",
-        ]
-        fds = {1: output, 2: output, 3: listener.fileno()}
-        # A session of its own: it forks the process that serves, which is to end with it.
-        return spawn("virtiofsd", tied_to_us(argv), fds=fds, new_session=True)
-
-    def _start_qemu(self, ours: ExitStack) -> Child:
-        output = self._capture("qemu", ours)
-        self._console_socket, console_end = _socket_pair(ours)
-        self._qmp_socket, qmp_end = _socket_pair(ours)
-        agent = self._listen("agent.sock", ours, keep=True)
-        virtiofs = ours.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        with short_path(self.config.directory, "virtiofsd.sock") as path:
-            virtiofs.connect(path)
-            os.unlink(path)
-        fds = {
-            1: output,
-            2: output,
-            3: console_end.fileno(),
-            4: qmp_end.fileno(),
-            5: agent.fileno(),
-            6: virtiofs.fileno(),
-        }
-        descriptors = machine.Descriptors(console=3, qmp=4, agent=5, virtiofs=6)
-        argv = machine.command_line(self.config.machine, descriptors)
-        user = FIRST_USER + os.getpid()
-        return spawn("qemu", tied_to_us(argv, user=user, groups=self._kvm_group()), fds=fds)
-
-    def _kvm_group(self) -> list[int]:
-        if self.config.machine.accelerator is not Accelerator.KVM:
-            return []
-        return [os.stat("/dev/kvm").st_gid]
-
-    def _listen(self, name: str, ours: ExitStack, *, keep: bool = False) -> socket.socket:
-        """A listening socket in the sandbox's directory, ready to be dialled before its server runs."""
-        listener = ours.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        with short_path(self.config.directory, name) as path:
-            listener.bind(path)
-        listener.listen(1)
-        return listener
-
-    def _capture(self, name: str, ours: ExitStack) -> int:
-        """A pipe for what a helper says, told apart from what the others say; its writing end is closed with `ours`."""
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        ours.callback(os.close, writer)
-        self._output[name] = Output(reader, console.Ring(64 << 10))
-        return writer
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -319,14 +212,7 @@ class Sandbox:
         return False
 
     def _mark(self, phase: str) -> None:
-        self.timings[phase] = round((time.monotonic() - self._started) * 1000, 1)
-
-
-def _socket_pair(ours: ExitStack) -> tuple[socket.socket, socket.socket]:
-    """A pair: our end stays, the other is closed once its process has it."""
-    kept, given = socket.socketpair()
-    ours.callback(given.close)
-    return kept, given
+        self.timings[phase] = round((time.monotonic() - self._began) * 1000, 1)
 
 
 def _read_some(fd: int) -> bytes:
@@ -334,12 +220,6 @@ def _read_some(fd: int) -> bytes:
         return os.read(fd, 65536)
     except OSError:
         return b""
-
-
-def _open_files_limit() -> int:
-    import resource  # noqa: PLC0415
-
-    return min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 1_000_000)
 
 
 def _signal_name(number: int) -> str:

@@ -1,0 +1,46 @@
+"""What a command tells the monitor about the sandbox to make. Free of the event loop, as commands import it too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vruntime.accelerator import Accelerator
+from vruntime.vm.machine import Machine
+
+LOG = "monitor.log"
+"""What the monitor has to say, in the sandbox's directory."""
+
+
+@dataclass(frozen=True)
+class SandboxConfig:
+    """What a sandbox is made of; sizes in bytes, times in seconds."""
+
+    id: str
+    directory: Path
+    machine: Machine
+    virtiofsd: str
+    boot_timeout: float
+    request_timeout: float
+
+    def to_wire(self) -> dict[str, Any]:
+        """For the control socket."""
+        wire = dict(self.__dict__)
+        wire["directory"] = str(self.directory)
+        wire["machine"] = dict(self.machine.__dict__)
+        return wire
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> SandboxConfig:
+        """The inverse of `to_wire`."""
+        described = dict(wire["machine"])
+        described["accelerator"] = Accelerator(described["accelerator"])
+        return cls(
+            **{
+                **wire,
+                "directory": Path(wire["directory"]),
+                "machine": Machine(**described),
+            }
+        )
