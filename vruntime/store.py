@@ -89,13 +89,11 @@ class Store:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Writes a file beside its place, flushes it, and renames it into place."""
+    """Writes a file beside its place and renames it into place. What runs does not outlive the host: no flush to disk."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
         os.rename(temporary, path)
     except OSError as error:
         with suppress(OSError):

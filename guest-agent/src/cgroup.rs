@@ -186,12 +186,18 @@ impl Cgroup {
 
     /// Kills every process, waits until they have ended, and removes the cgroup.
     pub async fn destroy(&self) -> Result<()> {
+        self.empty().await?;
+        self.remove()
+    }
+
+    /// Kills every process, and waits until they have ended.
+    pub async fn empty(&self) -> Result<()> {
         self.kill()?;
         match tokio::time::timeout(END_DEADLINE, self.emptied()).await {
-            Ok(Ok(())) => self.remove(),
+            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Error::kernel(format!("watch {}", self.path.display()), error)),
             Err(_) => Err(Error::Internal(format!(
-                "cannot delete {}: killed processes have not ended within {} s",
+                "killed processes of {} have not ended within {} s",
                 self.path.display(),
                 END_DEADLINE.as_secs()
             ))),
@@ -201,13 +207,15 @@ impl Cgroup {
     /// Waits until no process is left; the kernel tells by an exceptional condition on the file.
     async fn emptied(&self) -> io::Result<()> {
         let path = self.path.join("cgroup.events");
+        let is_empty = || -> io::Result<bool> { Ok(fs::read_to_string(&path)?.contains("populated 0")) };
+        if is_empty()? {
+            return Ok(());
+        }
         let events = fd::watch(File::open(&path)?, Interest::PRIORITY)?;
-        loop {
-            if parsed_pairs(&fs::read_to_string(&path)?).get("populated") == Some(&0) {
-                return Ok(());
-            }
+        while !is_empty()? {
             events.ready(Interest::PRIORITY).await?.clear_ready();
         }
+        Ok(())
     }
 
     fn remove(&self) -> Result<()> {

@@ -89,6 +89,15 @@ enum Entry {
     Deleting,
 }
 
+impl Entry {
+    fn present(&self) -> Option<Arc<Container>> {
+        match self {
+            Self::Present(container) => Some(container.clone()),
+            Self::Creating | Self::Deleting => None,
+        }
+    }
+}
+
 /// A container that exists.
 pub struct Container {
     pub id: String,
@@ -253,12 +262,12 @@ impl Containers {
         self.get(container)?.process(process)
     }
 
-    /// Kills and forgets all that there are.
-    pub async fn delete_all(&self) {
-        let ids: Vec<String> = self.table().keys().cloned().collect();
-        for id in ids {
-            if let Err(error) = self.delete(&id).await {
-                crate::log::warning(&format!("container {id:?} cannot be deleted: {error:?}"));
+    /// Kills every process of every container, for good: the guest is about to end.
+    pub async fn end_all(&self) {
+        let containers: Vec<Arc<Container>> = self.table().values().filter_map(Entry::present).collect();
+        for container in containers {
+            if let Err(error) = container.cgroup.empty().await {
+                crate::log::warning(&format!("container {:?} does not end: {error:?}", container.id));
             }
         }
     }

@@ -18,8 +18,8 @@ use crate::services::Services;
 
 /// Bounds of a connection. The windows let the host keep a pipe's content of each stream in flight.
 const MAX_STREAMS: u32 = 256;
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
 const MAX_FRAME: u32 = 1 << 20;
 const MAX_HEADERS: u32 = 16 << 10;
 const MAX_UNSENT: usize = 1 << 20;

@@ -25,7 +25,7 @@ from vruntime.vm import machine
 VRUNTIME = "/usr/local/bin/vruntime"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 MEBIBYTE = 1 << 20
-STREAM = 256 * MEBIBYTE
+STREAM = 512 * MEBIBYTE
 DEADLINE = 120.0
 
 

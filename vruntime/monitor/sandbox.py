@@ -176,7 +176,10 @@ class Sandbox:
     # -- end ----------------------------------------------------------------------------------------------------
 
     async def shutdown(self) -> None:
-        """Ends the machine: asks the agent, then QEMU, then kills; waits for each, and proves the end."""
+        """Ends the machine, and proves the end. What the guest had to write is on the host once the agent has answered.
+
+        Its way through the kernel's own shutdown, which the agent begins then, is not waited for.
+        """
         if self._ending:
             return
         self._ending = True
@@ -194,7 +197,7 @@ class Sandbox:
             await self.agent.shutdown(timeout=SHUTDOWN_TIMEOUT)
         except AgentError:
             return False
-        return not await self._outlives(self._qemu, SHUTDOWN_TIMEOUT)
+        return True
 
     async def _ask_qemu(self) -> None:
         from vruntime.vm import qmp  # noqa: PLC0415  rarely needed

@@ -10,14 +10,15 @@ import asyncio
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
 
 from vruntime.agent.client import Agent, Process
 from vruntime.errors import AgentError
-from vruntime.monitor.readiness import readable, writable
+from vruntime.monitor.readiness import writable
 
-READ_SIZE = 256 << 10
+# The most that the agent takes as one message, in bytes.
+READ_AHEAD = 1 << 20
 
 
 class Closed(Exception):
@@ -47,18 +48,18 @@ class Endpoint:
         self._fd = -1
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """What comes in, until its end."""
-        while True:
-            try:
-                data = self._read()
-            except BlockingIOError:
-                await readable(self._fd)
-                continue
-            except OSError:  # a terminal whose other side is gone
-                return
-            if not data:
-                return
-            yield data
+        """What comes in, until its end, in pieces of at most READ_AHEAD."""
+        if not self._waits:
+            with suppress(OSError):  # a directory, or a disk that fails
+                while data := self._read(READ_AHEAD):
+                    yield data
+            return
+        ahead = ReadAhead(self._fd, self._read)
+        try:
+            while data := await ahead.take():
+                yield data
+        finally:
+            ahead.close()
 
     async def write(self, data: bytes) -> None:
         """Writes everything, as fast as the reader takes it; Closed when the reader is gone."""
@@ -71,10 +72,10 @@ class Endpoint:
             except OSError as error:
                 raise Closed from error
 
-    def _read(self) -> bytes:
+    def _read(self, limit: int) -> bytes:
         if self._socket is not None:
-            return self._socket.recv(READ_SIZE, socket.MSG_DONTWAIT)
-        return os.read(self._fd, READ_SIZE)
+            return self._socket.recv(limit, socket.MSG_DONTWAIT)
+        return os.read(self._fd, limit)
 
     def _write(self, view: memoryview) -> int:
         if self._socket is not None:
@@ -96,6 +97,51 @@ def _broken_pipe() -> int:
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     os.close(reader)
     return writer
+
+
+class ReadAhead:
+    """Reads on while the last piece is on its way: the slower the way, the larger the pieces."""
+
+    def __init__(self, fd: int, read: Callable[[int], bytes]) -> None:
+        self._fd = fd
+        self._read = read
+        self._parts: list[bytes] = []
+        self._room = READ_AHEAD
+        self._ended = False
+        self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(fd, self._read_some)
+
+    async def take(self) -> bytes:
+        """What has come since the last call, once there is something; nothing at the end."""
+        while not self._parts and not self._ended:
+            self._changed.clear()
+            await self._changed.wait()
+        data = b"".join(self._parts)
+        self._parts.clear()
+        self._room = READ_AHEAD
+        if not self._ended:
+            self._loop.add_reader(self._fd, self._read_some)
+        return data
+
+    def close(self) -> None:
+        """Reads no more."""
+        self._loop.remove_reader(self._fd)
+
+    def _read_some(self) -> None:
+        try:
+            data = self._read(self._room)
+        except BlockingIOError:
+            return
+        except OSError:  # a terminal whose other side is gone
+            data = b""
+        if data:
+            self._parts.append(data)
+            self._room -= len(data)
+        self._ended = not data
+        if self._ended or not self._room:
+            self.close()
+        self._changed.set()
 
 
 class Output:

@@ -20,13 +20,13 @@ KERNEL_PARAMETERS = (
     "reboot=t",  # without ACPI the one way to end the machine is a reset: by triple fault, the quickest
     "noreplace-smp",  # leaves thousands of lock prefixes alone, which cost more to patch than to execute
 )
-# What calibration would find out it must be told: microvm lacks the port by which a PC measures its counters.
-TCG_KERNEL_PARAMETERS = ("no_timer_check", "tsc=reliable")
+# What calibration would find out it must be told: microvm lacks the port by which a PC measures its counters. And TCG
+# interprets `rep movs` step by step: without these features the kernel and libc copy with loops of moves.
+TCG_KERNEL_PARAMETERS = ("no_timer_check", "tsc=reliable", "clearcpuid=rep_good")
 
-# A bounded cache of translated code: more than half of what a boot translates is never executed again.
-_ACCEL = {Accelerator.KVM: "kvm", Accelerator.TCG: "tcg,tb-size=32"}
+# Room for all the code that a container's start translates, 45 MB: when the cache is full, all of it is translated anew.
+_ACCEL = {Accelerator.KVM: "kvm", Accelerator.TCG: "tcg,tb-size=64"}
 
-# TCG runs `rep movsb` a byte at a time; without these two features the kernel and libc copy by words.
 _CPU = {Accelerator.KVM: "host", Accelerator.TCG: "max,-erms,-fsrm"}
 
 # Under KVM the paravirtual clock and the local timer replace the PC's; under TCG nothing else keeps time.

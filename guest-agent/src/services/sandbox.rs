@@ -49,7 +49,7 @@ impl proto::sandbox_server::Sandbox for Service {
     async fn shutdown(&self, _: Request<proto::ShutdownRequest>) -> Outcome<proto::ShutdownResponse> {
         let containers = self.containers.clone();
         uninterrupted(async move {
-            containers.delete_all().await;
+            containers.end_all().await;
             nix::unistd::sync();
             Ok(())
         })
