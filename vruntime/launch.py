@@ -19,11 +19,10 @@ from vruntime.control import Connection, MonitorEnded
 from vruntime.errors import ContainerError, HostError, SandboxError, VruntimeError
 from vruntime.globals import Globals
 from vruntime.log import Log
-from vruntime.monitor.config import LOG, SandboxConfig
+from vruntime.monitor.config import GUEST_PATH, LOG, Bind, SandboxConfig
 from vruntime.oci.config import OciConfig, load_config
 from vruntime.remove import remove
 from vruntime.settings import Settings, VmSettings
-from vruntime.share import GUEST_PATH, Bind
 from vruntime.spawn import Child, Identity, spawn
 from vruntime.store import Store, check_id
 from vruntime.vm import console

@@ -1,7 +1,7 @@
 """Modules that the libraries we depend on import for features that no command here uses, loaded at their first use.
 
 click imports `uuid` for a parameter type, `inspect` imports `ast` and `tokenize` to read source code, jsonschema by way
-of `importlib.resources` `tempfile` and `zipfile` to read what is packed.
+of `importlib.resources` `tempfile` and `zipfile` to read what is packed; only the end of a container needs `shutil`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from importlib.util import LazyLoader, find_spec, module_from_spec
 
-_SELDOM_USED = ("ast", "tempfile", "tokenize", "uuid", "zipfile")
+_SELDOM_USED = ("ast", "shutil", "tempfile", "tokenize", "uuid", "zipfile")
 
 
 def defer() -> None:

@@ -89,7 +89,7 @@ class Store:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Writes a file beside its place and renames it into place. What runs does not outlive the host: no flush to disk."""
+    """Writes a file beside its place, and renames it into place; unflushed, as what runs does not outlive the host."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as file:

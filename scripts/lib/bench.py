@@ -40,9 +40,9 @@ def main() -> None:
         bench = Bench(Path(directory), runs, bare_machine(configured, chosen))
         bench.boot()
         bench.peers()
-        with bench.container() as container_id:
+        bench.memory()
+        with bench.container("busy") as container_id:
             bench.verbs(container_id)
-            bench.memory(container_id)
             bench.streams(container_id)
         bench.instructions()
     bench.sizes(configured)
@@ -89,15 +89,15 @@ class Bench:
                 show(f"{peer} `run true`", f"fails on this host (exit code {error.returncode})")
 
     @contextmanager
-    def container(self) -> Iterator[str]:
+    def container(self, name: str) -> Iterator[str]:
         """A container that sleeps."""
         with open(os.devnull, "r+b") as null:
-            command = self.vruntime("run", "--detach", "--bundle", str(self.bundle("sleep", "3600")), "idle")
+            command = self.vruntime("run", "--detach", "--bundle", str(self.bundle("sleep", "3600")), name)
             subprocess.run(command, stdin=null, stdout=null, stderr=null, check=True)
         try:
-            yield "idle"
+            yield name
         finally:
-            subprocess.run(self.vruntime("delete", "--force", "idle"), check=True)
+            subprocess.run(self.vruntime("delete", "--force", name), check=True)
 
     def verbs(self, container_id: str) -> None:
         """Commands on a container that runs."""
@@ -106,14 +106,30 @@ class Bench:
         show("`exec true`", milliseconds(execs))
         show("`state`", milliseconds(states))
 
-    def memory(self, container_id: str) -> None:
-        """What an idle container costs the host, beside its guest's memory."""
-        total = 0.0
-        for name, pids in helpers(self.root, container_id).items():
-            size = sum(pss(pid) for pid in pids)
-            total += size
-            show(f"PSS of {name}", f"{size:8.1f} MB")
-        show("PSS per idle container, without guest RAM", f"{total:8.1f} MB")
+    def memory(self) -> None:
+        """What idle containers cost the host, beside their guests' memory: one alone, and one of several."""
+        with ExitStack() as running:
+            names: list[str] = []
+            for count in (1, 4):
+                while len(names) < count:
+                    names.append(running.enter_context(self.container(f"idle{len(names)}")))
+                total, translated = 0.0, 0.0
+                for process, pids in self._processes(names).items():
+                    sizes = [pss(pid) for pid in pids]
+                    size = sum(used for used, _ in sizes) / count
+                    total += size
+                    translated += sum(code for _, code in sizes) / count
+                    if count == 1:
+                        show(f"PSS of {process}", megabytes(size))
+                show(f"PSS per idle container, of {count}", megabytes(total))
+                show("  translated code in it, only under emulation", megabytes(translated))
+
+    def _processes(self, names: list[str]) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for name in names:
+            for process, pids in helpers(self.root, name).items():
+                found.setdefault(process, []).extend(pids)
+        return found
 
     def streams(self, container_id: str) -> None:
         """Bytes through standard output and input."""
@@ -258,16 +274,18 @@ def helpers(root: Path, container_id: str) -> dict[str, list[int]]:
     return found
 
 
-def pss(pid: int) -> float:
-    """Proportional set size of a process in MB (10^6 bytes), but for the guest's memory."""
-    total, guest = 0, False
+def pss(pid: int) -> tuple[float, float]:
+    """Proportional set size of a process without the guest's memory, and what of it is translated code, in bytes."""
+    total, translated, mapping = 0, 0, ""
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         first = line.split(maxsplit=1)[0]
         if not first.endswith(":"):
-            guest = "memfd:memory" in line
-        elif first == "Pss:" and not guest:
-            total += int(line.split()[1]) * 1024
-    return total / 1e6
+            mapping = line
+        elif first == "Pss:" and "memfd:memory" not in mapping:
+            size = int(line.split()[1]) * 1024
+            total += size
+            translated += size if " rwxp " in mapping else 0
+    return total, translated
 
 
 def show(what: str, figure: str) -> None:
@@ -278,6 +296,11 @@ def show(what: str, figure: str) -> None:
 def milliseconds(seconds: list[float]) -> str:
     """Median and spread of durations."""
     return spread([second * 1000 for second in seconds], "ms", 0)
+
+
+def megabytes(size: float) -> str:
+    """A size in units of 10^6 bytes."""
+    return f"{size / 1e6:8.1f} MB"
 
 
 def rate(seconds: list[float]) -> str:

@@ -463,6 +463,20 @@ def test_a_disk_that_fills_under_a_container(
     assert_nothing_is_kept(vruntime)
 
 
+def test_a_full_disk_refuses_the_start(vruntime: Runtime, bundles: Bundles, small_root: Path, subreaper: None) -> None:
+    container_id = vruntime.create(bundles.busybox("sh", "-c", "exit 4"))
+    shim = vruntime.state(container_id)["pid"]
+    fill(small_root)
+    refused = vruntime("start", container_id, check=False)
+    assert refused.returncode == 1
+    assert b"No space left on device" in refused.stderr
+    assert vruntime.state(container_id)["status"] == "created"
+    (small_root / "filler").unlink()
+    vruntime("start", container_id)
+    assert exit_code_of(shim) == 4
+    vruntime("delete", "--force", container_id)
+
+
 @pytest.mark.parametrize("verb", ["create", "run"])
 @pytest.mark.parametrize("case", ["no directory", "no listener", "a directory"])
 def test_a_pid_file_or_console_socket_that_cannot_be(

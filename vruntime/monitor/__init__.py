@@ -5,6 +5,7 @@ to. It ends when its last container has, and when it dies so does the virtual ma
 
     __main__    entry: the first request, the launch of the machine, and then the heavy imports while the guest boots
     config      what a command tells the monitor about the sandbox to make
+    share       the shared directory: what virtiofsd serves to the guest
     helpers     the start of QEMU and virtiofsd
     sandbox     the virtual machine: death and its cause, shutdown
     service     the control socket: requests and their answers

@@ -13,6 +13,19 @@ from vruntime.vm.machine import Machine
 LOG = "monitor.log"
 """What the monitor has to say, in the sandbox's directory."""
 
+GUEST_PATH = "/run/vruntime/share"
+"""Where the guest has the shared directory."""
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A bind mount of config.json: its index there, its source on the host, and what the host itself enforces."""
+
+    index: int
+    source: str
+    readonly: bool
+    recursive: bool
+
 
 @dataclass(frozen=True)
 class SandboxConfig:

@@ -255,9 +255,13 @@ class Container:
     async def start(self) -> None:
         """Starts the program of the container."""
         self.record.status.check_start()
-        await self._sandbox.guard(self._sandbox.agent.start(self.id))
-        if self.record.status is Status.CREATED:
-            self.note(status=Status.RUNNING)
+        self.note(status=Status.RUNNING)  # first: a program that runs must not be left with a record that cannot say so
+        try:
+            await self._sandbox.guard(self._sandbox.agent.start(self.id))
+        except BaseException:
+            if self.record.status is Status.RUNNING:
+                self.note(status=Status.CREATED)
+            raise
 
     async def exec(self, oci_process: bytes, fds: Mapping[str, int], *, terminal: bool) -> None:
         """Adds a process, which then lives by itself."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from vruntime.accelerator import Accelerator
 from vruntime.control import short_path
 from vruntime.monitor.config import SandboxConfig
-from vruntime.share import Share
+from vruntime.monitor.share import Share
 from vruntime.spawn import Child, spawn, tied_to_us
 from vruntime.vm import machine
 

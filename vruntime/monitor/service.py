@@ -13,10 +13,10 @@ from typing import Any
 from vruntime import control
 from vruntime.container import Status, load
 from vruntime.errors import NoSuchContainer, SandboxError, VruntimeError, to_wire
+from vruntime.monitor.config import Bind
 from vruntime.monitor.containers import Container
 from vruntime.monitor.readiness import readable
 from vruntime.monitor.sandbox import Sandbox
-from vruntime.share import Bind
 from vruntime.spawn import Identity
 from vruntime.store import Store
 

@@ -24,7 +24,7 @@ KERNEL_PARAMETERS = (
 # interprets `rep movs` step by step: without these features the kernel and libc copy with loops of moves.
 TCG_KERNEL_PARAMETERS = ("no_timer_check", "tsc=reliable", "clearcpuid=rep_good")
 
-# Room for all the code that a container's start translates, 45 MB: when the cache is full, all of it is translated anew.
+# Room for all the code that a container's start translates, 45 MB: a cache that is full is emptied and filled anew.
 _ACCEL = {Accelerator.KVM: "kvm", Accelerator.TCG: "tcg,tb-size=64"}
 
 _CPU = {Accelerator.KVM: "host", Accelerator.TCG: "max,-erms,-fsrm"}

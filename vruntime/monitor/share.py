@@ -15,27 +15,15 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from vruntime import linux
 from vruntime.errors import HostError
-
-GUEST_PATH = "/run/vruntime/share"
+from vruntime.monitor.config import GUEST_PATH, Bind
 
 _HOST_ATTRIBUTES = linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NOEXEC
 _READ_ONLY = linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
 _IN_ROOT = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
-
-
-@dataclass(frozen=True)
-class Bind:
-    """A bind mount of config.json: its index there, its source on the host, and what the host itself enforces."""
-
-    index: int
-    source: str
-    readonly: bool
-    recursive: bool
 
 
 class Share:

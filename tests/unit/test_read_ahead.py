@@ -1,0 +1,76 @@
+"""The pieces in which a caller's standard input goes to the guest."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from vruntime.monitor.stdio import READ_AHEAD, ReadAhead
+
+
+def with_pipe(work: Callable[[ReadAhead, int], Awaitable[None]]) -> None:
+    """Runs `work` on the reading side of a pipe, and its writing end."""
+
+    async def run() -> None:
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        ahead = ReadAhead(reader, lambda limit: os.read(reader, limit))
+        try:
+            await asyncio.wait_for(work(ahead, writer), 10)
+        finally:
+            ahead.close()
+            os.close(reader)
+
+    asyncio.run(run())
+
+
+async def turn_loop() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+def test_what_comes_while_a_piece_is_on_its_way_goes_with_the_next() -> None:
+    async def work(ahead: ReadAhead, writer: int) -> None:
+        os.write(writer, b"first")
+        assert await ahead.take() == b"first"
+        for part in (b"and ", b"what ", b"follows"):
+            os.write(writer, part)
+            await turn_loop()
+        assert await ahead.take() == b"and what follows"
+        os.close(writer)
+        assert await ahead.take() == b""
+
+    with_pipe(work)
+
+
+def test_the_end_comes_after_the_last_piece() -> None:
+    async def work(ahead: ReadAhead, writer: int) -> None:
+        os.write(writer, b"last")
+        os.close(writer)
+        await turn_loop()
+        assert await ahead.take() == b"last"
+        assert await ahead.take() == b""
+
+    with_pipe(work)
+
+
+def test_no_piece_is_larger_than_the_agent_takes_and_the_writer_is_held_back() -> None:
+    async def work(ahead: ReadAhead, writer: int) -> None:
+        written = 0
+        for _ in range(1000):
+            try:
+                written += os.write(writer, bytes(64 << 10))
+            except BlockingIOError:
+                break
+            await turn_loop()
+        else:
+            pytest.fail("the writer was never held back")
+        assert written > READ_AHEAD
+        assert len(await ahead.take()) == READ_AHEAD
+        os.close(writer)
+        rest = 0
+        while data := await ahead.take():
+            rest += len(data)
+        assert READ_AHEAD + rest == written
+
+    with_pipe(work)
