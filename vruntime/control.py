@@ -71,6 +71,10 @@ class Connection:
             raise from_wire(reply["error"])
         return dict(reply["ok"])
 
+    def close(self) -> None:
+        """Hangs up."""
+        self._sock.close()
+
     def kill(self, container_id: str, *, everyone: bool = False) -> None:
         """Sends SIGKILL to a container's init, or to all its processes."""
         self.request("kill", id=container_id, signal=int(signal.SIGKILL), all=everyone, timeout=KILL_TIMEOUT)

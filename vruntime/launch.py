@@ -15,13 +15,13 @@ from typing import Any
 
 from vruntime import accelerator, streams, terminal
 from vruntime.container import CONFIG_FILE, Record, now
-from vruntime.control import Connection, MonitorEnded
+from vruntime.control import Connection, MonitorSilent
 from vruntime.errors import ContainerError, HostError, SandboxError, VruntimeError
 from vruntime.globals import Globals
 from vruntime.log import Log
 from vruntime.monitor.config import GUEST_PATH, LOG, Bind, SandboxConfig
 from vruntime.oci.config import OciConfig, load_config
-from vruntime.remove import remove
+from vruntime.remove import END_TIMEOUT, remove
 from vruntime.settings import Settings, VmSettings
 from vruntime.spawn import Child, Identity, spawn
 from vruntime.store import Store, check_id
@@ -67,17 +67,13 @@ class Monitor:
         self._output = output
 
     @classmethod
-    def start(cls, name: str, undo: ExitStack) -> Monitor:
-        """Starts it; `undo` ends it, unless it serves by then."""
+    def start(cls, name: str) -> Monitor:
+        """Starts it, without waiting for it."""
         ours, theirs = socket.socketpair()
-        undo.callback(ours.close)
-        output = os.memfd_create("monitor.log", os.MFD_CLOEXEC)  # until it has a directory to log to
-        undo.callback(os.close, output)
+        output = os.memfd_create(LOG, os.MFD_CLOEXEC)  # until it has a directory to log to
         argv = [sys.executable, "-I", "-m", "vruntime.monitor", name]
         with theirs:
             child = spawn("monitor", argv, fds={1: output, 2: output, 3: theirs.fileno()}, new_session=True)
-        undo.callback(child.wait, 5.0)
-        undo.callback(ours.close)
         return cls(child, Connection(ours), output)
 
     def create(self, sandbox: SandboxConfig, request: dict[str, Any], caller: streams.Caller) -> dict[str, Any]:
@@ -85,12 +81,18 @@ class Monitor:
         timeout = sandbox.boot_timeout + sandbox.request_timeout + MARGIN
         try:
             return self.connection.request("create", timeout=timeout, fds=list(caller.fds.values()), **request)
-        except MonitorEnded as error:
+        except MonitorSilent as error:
             raise SandboxError(error.message, hint=self._last_words(sandbox.directory) or None) from error
 
     def kill(self) -> None:
         """SIGKILL: the machine dies with it."""
         self._child.kill()
+
+    def end(self) -> None:
+        """Hangs up, on which it ends and takes back what it has begun; waits for that. No error when it has ended."""
+        self.connection.close()
+        if self._child.wait(END_TIMEOUT) is None:
+            self._child.end()
 
     def _last_words(self, directory: Path) -> str:
         said = os.pread(self._output, 1 << 16, 0)
@@ -107,7 +109,8 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     began = time.monotonic()
     check_id(container_id)
     _check_preserved(options.preserve_fds)
-    monitor = Monitor.start(container_id, undo)  # its interpreter starts beside our checks
+    monitor = Monitor.start(container_id)  # its interpreter starts beside our checks
+    undo.callback(monitor.end)
     config = load_config(options.bundle / CONFIG_FILE)
     terminal.check_console(terminal=config.terminal, detach=options.detach, console_socket=options.console_socket)
     for warning in config.warnings:
@@ -118,6 +121,7 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
 
     store.reserve(container_id)
     undo.callback(store.remove, container_id)
+    undo.callback(monitor.end)  # before its state is removed
     _first_record(store, container_id, config)
     sandbox.directory.mkdir(mode=0o700)
     caller = streams.prepare(
