@@ -1,7 +1,8 @@
 """Modules that the libraries we depend on import for features that no command here uses, loaded at their first use.
 
-click imports `uuid` for a parameter type, `inspect` imports `ast` and `tokenize` to read source code, jsonschema by way
-of `importlib.resources` `tempfile` and `zipfile` to read what is packed; only the end of a container needs `shutil`.
+click imports `uuid` for a parameter type, `inspect` imports `ast` and `tokenize` to read source code, `urllib` imports
+`ipaddress`, and jsonschema, by way of `importlib.resources`, `tempfile` and `zipfile`. Only the removal of a container
+needs `shutil`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import sys
 from importlib.util import LazyLoader, find_spec, module_from_spec
 
-_SELDOM_USED = ("ast", "shutil", "tempfile", "tokenize", "uuid", "zipfile")
+_SELDOM_USED = ("ast", "ipaddress", "shutil", "tempfile", "tokenize", "uuid", "zipfile")
 
 
 def defer() -> None:

@@ -34,6 +34,9 @@ def test_the_event_loop_does_without_tls_and_qmp_has_it() -> None:
 
 
 def test_what_is_deferred_is_there_when_it_is_used() -> None:
-    defer = "from vruntime import lazy; lazy.defer(); import ast, shutil, tempfile, tokenize, uuid, zipfile"
-    use = "uuid.uuid4(), shutil.which('sh'), tempfile.gettempdir(), zipfile.ZipFile, ast.parse('1'), tokenize.open"
+    defer = "from vruntime import lazy; lazy.defer(); import ast, ipaddress, shutil, tempfile, tokenize, uuid, zipfile"
+    use = (
+        "ast.parse('1'), ipaddress.ip_address('::1'), shutil.which('sh'), tempfile.gettempdir(), tokenize.open,"
+        " uuid.uuid4(), zipfile.ZipFile"
+    )
     imported_by(f"{defer}; {use}")
