@@ -5,7 +5,6 @@ use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -141,13 +140,13 @@ pub fn uptime_usec() -> u64 {
 }
 
 /// Ends the virtual machine: the kernel command line makes a restart of the guest the end of QEMU.
-pub fn power_off() -> ExitCode {
+pub fn power_off() -> libc::c_int {
     nix::unistd::sync();
     match reboot(RebootMode::RB_AUTOBOOT) {
         Ok(never) => match never {},
         Err(error) => {
             crate::log::error(&format!("the guest cannot be powered off: {error}"));
-            ExitCode::FAILURE
+            1
         }
     }
 }

@@ -152,13 +152,9 @@ impl Cgroup {
         found
     }
 
-    /// Sends a signal to every process. SIGKILL reaches all at once; others reach a process forked meanwhile in the
-    /// next round.
-    pub fn signal(&self, number: i32) -> Result<()> {
-        if number == nix::libc::SIGKILL {
-            return self.kill();
-        }
-        let mut reached: Vec<Pid> = Vec::new();
+    /// Sends a signal to every process but one. A process forked meanwhile gets it in the next round.
+    pub fn signal_others(&self, number: i32, but: Pid) -> Result<()> {
+        let mut reached = vec![but];
         for _ in 0..SIGNAL_ROUNDS {
             let new: Vec<Pid> = self
                 .processes()
@@ -179,7 +175,8 @@ impl Cgroup {
         Ok(())
     }
 
-    fn kill(&self) -> Result<()> {
+    /// Sends SIGKILL to every process, at once.
+    pub fn kill(&self) -> Result<()> {
         let path = self.path.join("cgroup.kill");
         fs::write(&path, "1").map_err(|error| Error::kernel(format!("write 1 to {}", path.display()), error))
     }

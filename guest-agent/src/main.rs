@@ -7,6 +7,8 @@
 //! The way of a request: `server` -> `services` -> `container`, `process`, `stdio` -> {`launch`, `cgroup`, `ps`} ->
 //! {`reaper`, `log`}.
 
+#![cfg_attr(not(test), no_main)]
+
 mod boot;
 mod cgroup;
 mod channel;
@@ -28,9 +30,10 @@ mod stdio;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::{ExitCode, exit};
 
+use nix::libc::c_int;
 use nix::sys::prctl::set_child_subreaper;
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 use crate::channel::Channel;
 
@@ -44,7 +47,12 @@ enum Role {
     Test { socket: PathBuf, cgroup_root: PathBuf },
 }
 
-fn main() -> ExitCode {
+/// Entry, called by the C library. What Rust's own start does before is done here or not needed: it ignores SIGPIPE, and
+/// reads /proc/self/maps for the end of the stack, which each process of a container would wait for.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+extern "C" fn main() -> c_int {
+    // SAFETY: to ignore a signal runs no code of ours.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) }.expect("SIGPIPE can be ignored");
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     // Before a runtime or a thread exists: the process of a container is made of this one.
     if arguments.first().is_some_and(|verb| verb == "init") {
@@ -58,7 +66,7 @@ fn main() -> ExitCode {
         Some(Role::Test { socket, cgroup_root }) => run_test(socket, cgroup_root),
         None => {
             eprintln!("{USAGE}");
-            ExitCode::from(2)
+            2
         }
     }
 }
@@ -81,7 +89,7 @@ impl Role {
 }
 
 /// The guest's life. PID 1 must not return: the kernel would panic without a word about the cause.
-fn run_guest() -> ExitCode {
+fn run_guest() -> c_int {
     let init_usec = boot::uptime_usec();
     std::panic::set_hook(Box::new(|panic| log::error(&format!("panic: {panic}"))));
     match boot::prepare() {
@@ -95,7 +103,7 @@ fn run_guest() -> ExitCode {
 }
 
 /// The same server outside of a guest. Orphans come to it as they come to PID 1.
-fn run_test(socket: PathBuf, cgroup_root: PathBuf) -> ExitCode {
+fn run_test(socket: PathBuf, cgroup_root: PathBuf) -> c_int {
     match set_child_subreaper(true)
         .map_err(Into::into)
         .and_then(|()| cgroup::prepare_root(&cgroup_root))
@@ -103,17 +111,17 @@ fn run_test(socket: PathBuf, cgroup_root: PathBuf) -> ExitCode {
         Ok(()) => serve(Channel::Unix(socket), cgroup_root),
         Err(error) => {
             log::error(&format!("{} cannot be prepared: {error}", cgroup_root.display()));
-            ExitCode::FAILURE
+            1
         }
     }
 }
 
-fn serve(channel: Channel, cgroup_root: PathBuf) -> ExitCode {
+fn serve(channel: Channel, cgroup_root: PathBuf) -> c_int {
     match server::run(channel, cgroup_root) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             log::error(&format!("the host cannot be served: {error}"));
-            exit(1)
+            1
         }
     }
 }

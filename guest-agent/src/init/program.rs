@@ -199,7 +199,7 @@ fn close_all_but_streams_and_socket() -> Result<()> {
         .context(|| "close the files of the set-up".into())
 }
 
-/// Gives the program the signals as a fresh process has them: Rust's runtime, for one, ignores SIGPIPE.
+/// Gives the program the signals as a fresh process has them: the agent, for one, ignores SIGPIPE.
 ///
 /// By the system call itself, since the C library keeps two of the real-time signals to itself.
 fn reset_signals() -> nix::Result<()> {

@@ -38,7 +38,7 @@ impl proto::processes_server::Processes for Service {
         let number = signal_number(request.signal)?;
         let container = self.containers.get(&request.container_id)?;
         match request.all {
-            true => container.cgroup.signal(number)?,
+            true => container.signal_all(number)?,
             false => container.process(&request.process_id)?.signal(number)?,
         }
         Ok(Response::new(proto::SignalResponse {}))
