@@ -11,7 +11,7 @@ HEAVY = {"asyncio", "attr", "grpc", "jsonschema", "ssl"}
 def imported_by(code: str) -> set[str]:
     script = f"{code}\nimport sys; print(*sys.modules)"
     return set(
-        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+        subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True).stdout.split()
     )
 
 
