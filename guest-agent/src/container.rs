@@ -16,13 +16,11 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
-use nix::unistd::Pid;
 use oci_spec::runtime::{Process as OciProcess, Spec};
 
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
+use crate::held;
 use crate::init::protocol::{Create, Exec, Request, WindowSize};
 use crate::launch::{Conversation, Launched, Place, launch, start};
 use crate::process::Process;
@@ -31,9 +29,6 @@ use crate::stdio::Plan;
 
 /// The process id of a container's first process.
 pub const INIT: &str = "init";
-
-/// Where the shared directory of the host appears.
-pub const SHARE: &str = "/run/vruntime/share";
 
 /// Bounds that no sane host meets.
 const MAX_CONTAINERS: usize = 1024;
@@ -193,7 +188,7 @@ impl Containers {
             .unwrap_or_default();
         let plan = stdio.plan(spec.process().as_ref());
         let cgroup = Cgroup::create(&self.cgroup_root, id, &limits)?;
-        let shared = hold_shared(&spec);
+        let shared = held::shared(&spec);
         let request = Request::Create(Box::new(Create {
             spec,
             window: stdio.window,
@@ -230,7 +225,7 @@ impl Containers {
                 processes: HashMap::new(),
             }),
             _shared: shared,
-            _namespaces: hold_namespaces(pid),
+            _namespaces: held::namespaces(pid),
         })
     }
 
@@ -280,37 +275,6 @@ impl Containers {
     fn table(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         self.table.lock().expect("no panic while the table is locked")
     }
-}
-
-/// Opens the root and the sources of bind mounts that lie in the share.
-///
-/// Each of them is a mount that the kernel makes when it is first entered. Entered by the container alone it would end
-/// with the container's mount namespace, and virtiofs does not wait for requests in flight then: the kernel crashes.
-fn hold_shared(spec: &Spec) -> Vec<OwnedFd> {
-    let root = spec.root().iter().map(|root| root.path().clone());
-    let sources = spec
-        .mounts()
-        .iter()
-        .flatten()
-        .filter_map(|mount| mount.source().clone());
-    root.chain(sources)
-        .filter(|path| path.starts_with(SHARE))
-        .filter_map(|path| {
-            // What is no directory is no mount of its own; what is missing, init will say.
-            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            open(&path, flags, Mode::empty()).ok()
-        })
-        .collect()
-}
-
-/// Opens the namespaces that are costly to take apart. Held by nobody else they would be taken apart, with all mounts of
-/// the container, while its init ends, and its end would show only after that.
-fn hold_namespaces(init: Pid) -> Vec<File> {
-    ["ipc", "mnt", "net", "uts"]
-        .iter()
-        // Without, nothing but the time is lost.
-        .filter_map(|name| File::open(format!("/proc/{init}/ns/{name}")).ok())
-        .collect()
 }
 
 fn found(table: &HashMap<String, Entry>, id: &str) -> Result<Arc<Container>> {

@@ -4,7 +4,7 @@
 //! byte stream ([`channel`]), in one thread. Re-executed as `init`, it is single-threaded and becomes a process of a
 //! container ([`init`]).
 //!
-//! The way of a request: `server` -> `services` -> `container`, `process`, `stdio` -> {`launch`, `cgroup`, `ps`} ->
+//! The way of a request: `server` -> `services` -> `container`, `process`, `stdio` -> {`launch`, `cgroup`, `held`, `ps`} ->
 //! {`reaper`, `log`}.
 
 #![cfg_attr(not(test), no_main)]
@@ -16,6 +16,7 @@ mod container;
 mod device_filter;
 mod error;
 mod fd;
+mod held;
 mod init;
 mod launch;
 mod log;

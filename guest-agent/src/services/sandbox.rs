@@ -13,8 +13,9 @@ use tonic::{Request, async_trait};
 
 use super::{Outcome, Response, proto, uninterrupted};
 use crate::boot;
-use crate::container::{Containers, SHARE};
+use crate::container::Containers;
 use crate::error::{Error, Result};
+use crate::held::SHARE;
 use crate::server::Shutdown;
 
 /// How many random bytes the host may send.
