@@ -14,7 +14,7 @@ from vruntime.container import OCI_VERSION
 from vruntime.errors import VruntimeError
 from vruntime.globals import DEFAULT_ROOT, Globals
 from vruntime.log import Log
-from vruntime.spawn import close_on_exec_from, leave
+from vruntime.spawn import close_on_exec_from, leave, open_closed_streams
 
 VERBS = (
     "check",
@@ -98,6 +98,7 @@ def main_group(ctx: click.Context, /, **flags: object) -> None:
 
 def main() -> NoReturn:
     """Entry of the program: runs a verb, tells an error in one line, and ends with the exit code."""
+    open_closed_streams()
     close_on_exec_from(3)
     leave(_run(sys.argv[1:]))
 

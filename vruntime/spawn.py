@@ -192,12 +192,20 @@ def close_on_exec_from(first: int) -> None:
 
 def leave(code: int) -> NoReturn:
     """Ends this process at once: the kernel frees its memory faster than the interpreter takes itself apart."""
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        code = code or 1
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # it was closed when we started
+                stream.flush()
+        except BrokenPipeError:
+            code = code or 1
     os._exit(code)
+
+
+def open_closed_streams() -> None:
+    """Makes /dev/null of the standard streams that the caller has closed: no other file may get their numbers."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 def _dup_above(fd: int, lowest: int) -> int:

@@ -1,4 +1,4 @@
-"""The pieces in which a caller's standard input goes to the guest."""
+"""The pieces in which a caller's standard input goes to the guest, and the end of its descriptor."""
 
 import asyncio
 import os
@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from vruntime.monitor.stdio import READ_AHEAD, ReadAhead
+from vruntime.monitor.stdio import READ_AHEAD, Endpoint, ReadAhead
 
 
 def with_pipe(work: Callable[[ReadAhead, int], Awaitable[None]]) -> None:
@@ -74,3 +74,32 @@ def test_no_piece_is_larger_than_the_agent_takes_and_the_writer_is_held_back() -
         assert READ_AHEAD + rest == written
 
     with_pipe(work)
+
+
+def test_a_closed_descriptors_number_is_free_for_the_next() -> None:
+    """A generator of pieces that nobody asks any more is finalised late: it must not touch what has its number then."""
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        endpoint = Endpoint(reader, writing=False)
+        pieces = endpoint.chunks()
+        os.write(writer, b"x")
+        assert await anext(pieces) == b"x"
+        number = endpoint._fd
+        endpoint.close()
+        os.close(writer)
+
+        ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.dup2(ours, number)
+        arrived = asyncio.Event()
+        loop.add_reader(number, arrived.set)
+        del pieces
+        await turn_loop()
+        os.write(theirs, b"y")
+        await asyncio.wait_for(arrived.wait(), 5)
+        loop.remove_reader(number)
+        for fd in {number, ours, theirs}:
+            os.close(fd)
+
+    asyncio.run(run())

@@ -32,6 +32,7 @@ class Endpoint:
         mode = os.fstat(fd).st_mode
         self._socket: socket.socket | None = None
         self._fd = fd
+        self._ahead: ReadAhead | None = None
         self._waits = stat.S_ISFIFO(mode) or os.isatty(fd)
         if stat.S_ISSOCK(mode):
             self._socket = socket.socket(fileno=fd)
@@ -40,7 +41,9 @@ class Endpoint:
             self._fd = _own_description(fd, writing=writing)
 
     def close(self) -> None:
-        """Closes the descriptor."""
+        """Closes the descriptor, whose number the next one may get at once: so it is watched no longer."""
+        if self._ahead is not None:
+            self._ahead.close()
         if self._socket is not None:
             self._socket.close()
         elif self._fd >= 0:
@@ -54,12 +57,9 @@ class Endpoint:
                 while data := self._read(READ_AHEAD):
                     yield data
             return
-        ahead = ReadAhead(self._fd, self._read)
-        try:
-            while data := await ahead.take():
-                yield data
-        finally:
-            ahead.close()
+        self._ahead = ReadAhead(self._fd, self._read)
+        while data := await self._ahead.take():
+            yield data
 
     async def write(self, data: bytes) -> None:
         """Writes everything, as fast as the reader takes it; Closed when the reader is gone."""
