@@ -36,6 +36,7 @@ class Shim:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._writer: asyncio.StreamWriter | None = None
 
     async def open(self) -> None:
         """Waits for the shim's first word."""
@@ -53,13 +54,17 @@ class Shim:
 
     def exit(self, code: int) -> None:
         """Tells the shim to exit with a code."""
-        with suppress(ConnectionError):
-            self._writer.write(b"exit %d\n" % code)
-            self._writer.close()
+        if self._writer is not None:
+            with suppress(ConnectionError):
+                self._writer.write(b"exit %d\n" % code)
+                self._writer.close()
 
     def close(self) -> None:
         """Hangs up without a word."""
-        self._sock.close()
+        if self._writer is None:
+            self._sock.close()
+        else:  # which is watched, and whose number the next one may get
+            self._writer.transport.abort()
 
 
 class GuestProcess:

@@ -1,11 +1,13 @@
-"""The pieces in which a caller's standard input goes to the guest, and the end of its descriptor."""
+"""What the monitor reads of the descriptors that it is given, and that it lets go of their numbers."""
 
 import asyncio
 import os
+import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
 
+from vruntime.monitor.containers import Shim
 from vruntime.monitor.stdio import READ_AHEAD, Endpoint, ReadAhead
 
 
@@ -76,11 +78,31 @@ def test_no_piece_is_larger_than_the_agent_takes_and_the_writer_is_held_back() -
     with_pipe(work)
 
 
-def test_a_closed_descriptors_number_is_free_for_the_next() -> None:
+async def assert_free(number: int, leftovers: list[object]) -> None:
+    """The next descriptor with this number is heard of, even when what is left of the last one goes only then."""
+    await turn_loop()
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    if reader != number:
+        os.dup2(reader, number)
+        os.close(reader)
+    loop = asyncio.get_running_loop()
+    arrived = asyncio.Event()
+    loop.add_reader(number, arrived.set)
+    leftovers.clear()
+    await turn_loop()
+    try:
+        os.write(writer, b"x")
+        await asyncio.wait_for(arrived.wait(), 5)
+    finally:
+        loop.remove_reader(number)
+        os.close(number)
+        os.close(writer)
+
+
+def test_a_closed_stream_frees_its_number() -> None:
     """A generator of pieces that nobody asks any more is finalised late: it must not touch what has its number then."""
 
     async def run() -> None:
-        loop = asyncio.get_running_loop()
         reader, writer = os.pipe2(os.O_CLOEXEC)
         endpoint = Endpoint(reader, writing=False)
         pieces = endpoint.chunks()
@@ -89,17 +111,24 @@ def test_a_closed_descriptors_number_is_free_for_the_next() -> None:
         number = endpoint._fd
         endpoint.close()
         os.close(writer)
-
-        ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.dup2(ours, number)
-        arrived = asyncio.Event()
-        loop.add_reader(number, arrived.set)
+        leftovers: list[object] = [pieces]
         del pieces
+        await assert_free(number, leftovers)
+
+    asyncio.run(run())
+
+
+def test_a_shim_that_was_hung_up_on_frees_its_number() -> None:
+    async def run() -> None:
+        ours, theirs = socket.socketpair()
+        number = ours.fileno()
+        shim = Shim(ours)
+        theirs.sendall(b"ready\n")
+        await shim.open()
+        shim.close()
         await turn_loop()
-        os.write(theirs, b"y")
-        await asyncio.wait_for(arrived.wait(), 5)
-        loop.remove_reader(number)
-        for fd in {number, ours, theirs}:
-            os.close(fd)
+        assert theirs.recv(1) == b""
+        theirs.close()
+        await assert_free(number, [shim])
 
     asyncio.run(run())
