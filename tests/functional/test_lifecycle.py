@@ -96,7 +96,16 @@ def _without_what_differs(output: str, container_id: str, pid: int | str) -> str
     output = re.sub(rf"\b{pid}\b *", "PID", output)
     output = re.sub(r'"ociVersion":( ?)"[^"]+"', r'"ociVersion":\1"VERSION"', output)
     output = re.sub(r'(,\s*)"io\.vruntime\.insecure": ?"[^"]*"', "", output)
-    return re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z *", "TIME", output)
+    return _with_times_of_one_width(output)
+
+
+def _with_times_of_one_width(output: str) -> str:
+    """Every creation time as one of nine decimals, of which runc leaves out the zeros at the end, and the table's
+    column widened with it."""
+    for time in re.findall(r"\d{4}-\d\d-\d\dT[\d:.]+Z", output):
+        full = "TIME".ljust(len("2006-01-02T15:04:05.999999999Z"))
+        output = output.replace("CREATED ", "CREATED " + " " * (len(full) - len(time))).replace(time, full)
+    return output
 
 
 def test_ps(any_runtime: Runtime, bundles: Bundles) -> None:
