@@ -1,7 +1,5 @@
-//! The cgroup v2 of a container: made, limited, measured, killed, removed.
+//! The cgroup v2 of a container: made, limited, frozen, killed, removed.
 
-use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
@@ -21,8 +19,8 @@ use crate::resources::{self, Setting};
 /// Where the containers' cgroups are, below the root of the hierarchy.
 const CONTAINERS: &str = "containers";
 
-/// How long the processes of a killed cgroup may take to end.
-const END_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the processes of a cgroup may take to end once killed, or to stop.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// How often the list of processes is read again to signal those that were forked meanwhile.
 const SIGNAL_ROUNDS: usize = 8;
@@ -44,20 +42,6 @@ pub struct Cgroup {
     path: PathBuf,
 }
 
-/// What a cgroup has used; a controller that the kernel lacks counts nothing.
-#[derive(Default)]
-pub struct Stats {
-    pub memory_usage: u64,
-    pub memory_peak: u64,
-    pub memory_limit: u64,
-    pub memory_swap: u64,
-    pub memory_details: HashMap<String, u64>,
-    pub oom_kills: u64,
-    pub cpu: HashMap<String, u64>,
-    pub pids: u64,
-    pub pids_limit: u64,
-}
-
 impl Cgroup {
     /// Makes the cgroup, with its limits and its device rules.
     pub fn create(root: &Path, id: &str, limits: &LinuxResources) -> Result<Self> {
@@ -77,6 +61,12 @@ impl Cgroup {
         }
     }
 
+    /// Changes the limits. Those before one that the kernel refuses are changed.
+    pub fn update(&self, limits: &LinuxResources) -> Result<()> {
+        let settings = resources::settings(limits).map_err(|why| invalid("resources.", why))?;
+        settings.iter().try_for_each(|setting| self.apply(setting))
+    }
+
     fn limit(&self, settings: &[Setting], rules: &[device_filter::Rule]) -> Result<()> {
         for setting in settings {
             self.apply(setting)?;
@@ -86,14 +76,9 @@ impl Cgroup {
     }
 
     fn apply(&self, setting: &Setting) -> Result<()> {
-        let path = self.path.join(&setting.file);
-        match fs::write(&path, &setting.value) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && setting.optional => Ok(()),
-            Err(error) => Err(Error::kernel(
-                format!("write {:?} to {}", setting.value, path.display()),
-                error,
-            )),
-            Ok(()) => Ok(()),
+        match setting.optional && !self.path.join(&setting.file).exists() {
+            true => Ok(()),
+            false => self.write(&setting.file, &setting.value),
         }
     }
 
@@ -177,8 +162,12 @@ impl Cgroup {
 
     /// Sends SIGKILL to every process, at once.
     pub fn kill(&self) -> Result<()> {
-        let path = self.path.join("cgroup.kill");
-        fs::write(&path, "1").map_err(|error| Error::kernel(format!("write 1 to {}", path.display()), error))
+        self.write("cgroup.kill", "1")
+    }
+
+    fn write(&self, file: &str, value: &str) -> Result<()> {
+        let path = self.path.join(file);
+        fs::write(&path, value).map_err(|error| Error::kernel(format!("write {value:?} to {}", path.display()), error))
     }
 
     /// Kills every process, waits until they have ended, and removes the cgroup.
@@ -190,29 +179,53 @@ impl Cgroup {
     /// Kills every process, and waits until they have ended.
     pub async fn empty(&self) -> Result<()> {
         self.kill()?;
-        match tokio::time::timeout(END_DEADLINE, self.emptied()).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Error::kernel(format!("watch {}", self.path.display()), error)),
-            Err(_) => Err(Error::Internal(format!(
-                "killed processes of {} have not ended within {} s",
-                self.path.display(),
-                END_DEADLINE.as_secs()
-            ))),
+        self.reach("populated 0", "killed processes have not ended").await
+    }
+
+    /// Stops every process, or lets them go on; waits until it is so.
+    pub async fn freeze(&self, frozen: bool) -> Result<()> {
+        let value = if frozen { "1" } else { "0" };
+        self.write("cgroup.freeze", value)?;
+        let state = format!("frozen {value}");
+        let result = self.reach(&state, "processes cannot be stopped").await;
+        if result.is_err() && frozen {
+            self.write("cgroup.freeze", "0")?;
+        }
+        result
+    }
+
+    /// Whether its processes are stopped, or are about to be.
+    pub fn is_frozen(&self) -> bool {
+        fs::read(self.path.join("cgroup.freeze")).is_ok_and(|value| value.starts_with(b"1"))
+    }
+
+    /// Waits until the kernel reports a state in cgroup.events, which it tells by an exceptional condition on the file.
+    async fn reach(&self, state: &str, failure: &str) -> Result<()> {
+        let path = self.path.join("cgroup.events");
+        let reached = || -> io::Result<bool> { Ok(fs::read_to_string(&path)?.lines().any(|line| line == state)) };
+        let reaching = async {
+            if reached()? {
+                return Ok(());
+            }
+            let events = fd::watch(File::open(&path)?, Interest::PRIORITY)?;
+            while !reached()? {
+                events.ready(Interest::PRIORITY).await?.clear_ready();
+            }
+            Ok::<_, io::Error>(())
+        };
+        match tokio::time::timeout(DEADLINE, reaching).await {
+            Ok(result) => result.map_err(|error| Error::kernel(format!("watch {}", path.display()), error)),
+            Err(_) => {
+                let seconds = DEADLINE.as_secs();
+                let message = format!("{}: {failure} within {seconds} s", self.path.display());
+                Err(Error::Internal(message))
+            }
         }
     }
 
-    /// Waits until no process is left; the kernel tells by an exceptional condition on the file.
-    async fn emptied(&self) -> io::Result<()> {
-        let path = self.path.join("cgroup.events");
-        let is_empty = || -> io::Result<bool> { Ok(fs::read_to_string(&path)?.contains("populated 0")) };
-        if is_empty()? {
-            return Ok(());
-        }
-        let events = fd::watch(File::open(&path)?, Interest::PRIORITY)?;
-        while !is_empty()? {
-            events.ready(Interest::PRIORITY).await?.clear_ready();
-        }
-        Ok(())
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     fn remove(&self) -> Result<()> {
@@ -222,66 +235,8 @@ impl Cgroup {
         }
         Ok(())
     }
-
-    /// Whether the kernel's OOM killer has ended a process.
-    pub fn oom_killed(&self) -> bool {
-        self.pairs("memory.events")
-            .get("oom_kill")
-            .is_some_and(|count| *count > 0)
-    }
-
-    pub fn stats(&self) -> Stats {
-        Stats {
-            memory_usage: self.number("memory.current"),
-            memory_peak: self.number("memory.peak"),
-            memory_limit: self.number("memory.max"),
-            memory_swap: self.number("memory.swap.current"),
-            memory_details: self.pairs("memory.stat"),
-            oom_kills: self.pairs("memory.events").get("oom_kill").copied().unwrap_or_default(),
-            cpu: self.pairs("cpu.stat"),
-            pids: self.number("pids.current"),
-            pids_limit: self.number("pids.max"),
-        }
-    }
-
-    fn pairs(&self, file: impl AsRef<OsStr>) -> HashMap<String, u64> {
-        parsed_pairs(&self.text(file.as_ref()))
-    }
-
-    /// A file that holds one number; "max" is 0, no limit.
-    fn number(&self, file: impl AsRef<OsStr>) -> u64 {
-        self.text(file.as_ref()).trim_end().parse().unwrap_or_default()
-    }
-
-    /// Empty if the kernel lacks the controller.
-    fn text(&self, file: &OsStr) -> String {
-        fs::read_to_string(self.path.join(file)).unwrap_or_default()
-    }
-}
-
-/// Lines of a name and a number.
-fn parsed_pairs(text: &str) -> HashMap<String, u64> {
-    let pair = |line: &str| {
-        line.split_once(' ')
-            .and_then(|(name, number)| Some((name.to_owned(), number.parse().ok()?)))
-    };
-    text.lines().filter_map(pair).collect()
 }
 
 fn invalid(prefix: &str, why: String) -> Error {
     Error::InvalidArgument(format!("{prefix}{why}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pairs_are_read_and_other_lines_ignored() {
-        let pairs = parsed_pairs("populated 1\nfrozen 0\nsome avg10=0.00\n\nx\n");
-        assert_eq!(
-            pairs,
-            HashMap::from([("populated".to_owned(), 1), ("frozen".to_owned(), 0)])
-        );
-    }
 }

@@ -16,6 +16,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use bytes::Bytes;
 use oci_spec::runtime::{Process as OciProcess, Spec};
 
 use crate::cgroup::Cgroup;
@@ -23,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::held;
 use crate::init::protocol::{Create, Exec, Request, WindowSize};
 use crate::launch::{Conversation, Launched, Place, launch, start};
+use crate::notify::NotifySocket;
 use crate::process::Process;
 use crate::reaper::Reaper;
 use crate::stdio::Plan;
@@ -103,6 +105,7 @@ pub struct Container {
     reaper: Arc<Reaper>,
     init: Arc<Process>,
     state: Mutex<State>,
+    notify: Option<NotifySocket>,
     /// What the container has of the share, held until it is deleted.
     _shared: Vec<OwnedFd>,
     /// Its namespaces, likewise.
@@ -148,10 +151,10 @@ impl Containers {
     }
 
     /// Makes a container, whose init waits for [`Self::start`].
-    pub async fn create(&self, id: String, spec: Spec, stdio: StdioRequest) -> Result<Arc<Container>> {
+    pub async fn create(&self, id: String, spec: Spec, stdio: StdioRequest, notify: bool) -> Result<Arc<Container>> {
         check_id("container", &id)?;
         self.reserve(&id)?;
-        let result = self.make(&id, spec, stdio).await;
+        let result = self.make(&id, spec, stdio, notify).await;
         let mut table = self.table();
         match result {
             Ok(container) => {
@@ -180,13 +183,14 @@ impl Containers {
         Ok(())
     }
 
-    async fn make(&self, id: &str, spec: Spec, stdio: StdioRequest) -> Result<Container> {
+    async fn make(&self, id: &str, spec: Spec, stdio: StdioRequest, notify: bool) -> Result<Container> {
         let limits = spec
             .linux()
             .as_ref()
             .and_then(|linux| linux.resources().clone())
             .unwrap_or_default();
         let plan = stdio.plan(spec.process().as_ref());
+        let notify = notify.then(|| NotifySocket::make(id)).transpose()?;
         let cgroup = Cgroup::create(&self.cgroup_root, id, &limits)?;
         let shared = held::shared(&spec);
         let request = Request::Create(Box::new(Create {
@@ -224,6 +228,7 @@ impl Containers {
                 unstarted: Some(conversation),
                 processes: HashMap::new(),
             }),
+            notify,
             _shared: shared,
             _namespaces: held::namespaces(pid),
         })
@@ -332,6 +337,13 @@ impl Container {
         check_id("process", &id)?;
         self.status()
             .require("given a further process", &self.id, Status::can_exec)?;
+        if self.cgroup.is_frozen() {
+            let message = format!(
+                "container {:?} cannot be given a further process: it is paused",
+                self.id
+            );
+            return Err(Error::FailedPrecondition(message));
+        }
         self.reserve(&id)?;
         let plan = stdio.plan(Some(&process));
         let request = Request::Exec(Box::new(Exec {
@@ -373,6 +385,21 @@ impl Container {
         }
         state.processes.insert(id.to_owned(), None);
         Ok(())
+    }
+
+    /// Stops every process, or lets them go on.
+    pub async fn pause(&self, paused: bool) -> Result<()> {
+        let action = if paused { "paused" } else { "resumed" };
+        self.status().require(action, &self.id, Status::can_exec)?;
+        self.cgroup.freeze(paused).await
+    }
+
+    /// The next datagram to its notification socket; never, if it has none.
+    pub async fn notification(&self) -> Result<Bytes> {
+        match &self.notify {
+            Some(socket) => socket.receive().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Signals every process, the init last: its end would kill the others before they have had the signal.

@@ -4,7 +4,8 @@
 //! byte stream ([`channel`]), in one thread. Re-executed as `init`, it is single-threaded and becomes a process of a
 //! container ([`init`]).
 //!
-//! The way of a request: `server` -> `services` -> `container`, `process`, `stdio` -> {`launch`, `cgroup`, `held`, `ps`} ->
+//! The way of a request: `server` -> `services` -> `container`, `process`, `stdio`, `events` -> {`launch`, `cgroup`, `stats`,
+//! `notify`, `held`, `ps`} ->
 //! {`reaper`, `log`}.
 
 #![cfg_attr(not(test), no_main)]
@@ -15,11 +16,13 @@ mod channel;
 mod container;
 mod device_filter;
 mod error;
+mod events;
 mod fd;
 mod held;
 mod init;
 mod launch;
 mod log;
+mod notify;
 mod process;
 mod ps;
 mod reaper;
@@ -27,6 +30,7 @@ mod resources;
 mod scheduling;
 mod server;
 mod services;
+mod stats;
 mod stdio;
 
 use std::ffi::OsString;

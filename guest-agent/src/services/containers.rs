@@ -1,14 +1,18 @@
 //! Life and measure of a container.
 
+use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 
-use tonic::{Request, async_trait};
+use futures_util::stream::{Stream, unfold};
+use tonic::{Request, Status, async_trait};
 
 use super::{Outcome, Response, executable_error, parsed, proto, stdio_request, uninterrupted};
-use crate::cgroup::Stats;
 use crate::container::Containers;
 use crate::error::Error;
+use crate::events::{Event, Events};
 use crate::ps;
+use crate::stats::{HugePages, Io, Stats};
 
 pub struct Service {
     pub containers: Arc<Containers>,
@@ -21,7 +25,12 @@ impl proto::containers_server::Containers for Service {
         let spec = parsed("oci_config", &request.oci_config)?;
         let stdio = stdio_request(request.stdio)?;
         let containers = self.containers.clone();
-        let created = uninterrupted(async move { containers.create(request.container_id, spec, stdio).await }).await;
+        let created = uninterrupted(async move {
+            containers
+                .create(request.container_id, spec, stdio, request.notify)
+                .await
+        })
+        .await;
         Ok(Response::new(match executable_error(created)? {
             Ok(container) => proto::CreateResponse {
                 pid: container.init().pid.as_raw() as u32,
@@ -48,6 +57,34 @@ impl proto::containers_server::Containers for Service {
         Ok(Response::new(proto::DeleteResponse {}))
     }
 
+    async fn pause(&self, request: Request<proto::PauseRequest>) -> Outcome<proto::PauseResponse> {
+        let container = self.containers.get(&request.into_inner().container_id)?;
+        uninterrupted(async move { container.pause(true).await }).await?;
+        Ok(Response::new(proto::PauseResponse {}))
+    }
+
+    async fn resume(&self, request: Request<proto::ResumeRequest>) -> Outcome<proto::ResumeResponse> {
+        let container = self.containers.get(&request.into_inner().container_id)?;
+        uninterrupted(async move { container.pause(false).await }).await?;
+        Ok(Response::new(proto::ResumeResponse {}))
+    }
+
+    async fn update(&self, request: Request<proto::UpdateRequest>) -> Outcome<proto::UpdateResponse> {
+        let request = request.into_inner();
+        let limits = parsed("oci_resources", &request.oci_resources)?;
+        let container = self.containers.get(&request.container_id)?;
+        container.cgroup.update(&limits)?;
+        Ok(Response::new(proto::UpdateResponse {}))
+    }
+
+    type EventsStream = Pin<Box<dyn Stream<Item = Result<proto::Event, Status>> + Send>>;
+
+    async fn events(&self, request: Request<proto::EventsRequest>) -> Outcome<Self::EventsStream> {
+        let container = self.containers.get(&request.into_inner().container_id)?;
+        let events = Events::of(container)?;
+        Ok(Response::new(Box::pin(unfold(Some(events), next_event))))
+    }
+
     async fn list_processes(
         &self,
         request: Request<proto::ListProcessesRequest>,
@@ -61,8 +98,21 @@ impl proto::containers_server::Containers for Service {
 
     async fn stats(&self, request: Request<proto::StatsRequest>) -> Outcome<proto::StatsResponse> {
         let container = self.containers.get(&request.into_inner().container_id)?;
-        Ok(Response::new(container.cgroup.stats().into()))
+        Ok(Response::new(Stats::of(container.cgroup.path()).into()))
     }
+}
+
+/// The next event as a message, and where to go on, if more may follow.
+async fn next_event(events: Option<Events>) -> Option<(Result<proto::Event, Status>, Option<Events>)> {
+    use proto::event::{Event as Kind, Oom};
+    let mut events = events?;
+    let event = match events.next().await {
+        Ok(None) => return None,
+        Ok(Some(Event::Oom)) => Kind::Oom(Oom {}),
+        Ok(Some(Event::Notification(datagram))) => Kind::Notification(datagram),
+        Err(error) => return Some((Err(error.into()), None)),
+    };
+    Some((Ok(proto::Event { event: Some(event) }), Some(events)))
 }
 
 impl From<ps::Line> for proto::ProcessInfo {
@@ -84,7 +134,7 @@ impl From<ps::Line> for proto::ProcessInfo {
 impl From<Stats> for proto::StatsResponse {
     fn from(stats: Stats) -> Self {
         use proto::stats_response::{Cpu, Memory, Pids};
-        let cpu = |name: &str| stats.cpu.get(name).copied().unwrap_or_default();
+        let cpu = |name: &str| count(&stats.cpu, name);
         Self {
             cpu: Some(Cpu {
                 usage_usec: cpu("usage_usec"),
@@ -102,10 +152,42 @@ impl From<Stats> for proto::StatsResponse {
                 usage_bytes: stats.memory_usage,
                 peak_bytes: stats.memory_peak,
                 limit_bytes: stats.memory_limit,
-                swap_bytes: stats.memory_swap,
-                oom_kills: stats.oom_kills,
+                limit_hits: count(&stats.memory_events, "max"),
+                swap_bytes: stats.swap_usage,
+                swap_limit_bytes: stats.swap_limit,
+                swap_limit_hits: count(&stats.swap_events, "max"),
+                oom_kills: count(&stats.memory_events, "oom_kill"),
                 details: stats.memory_details,
             }),
+            io: stats.io.into_iter().map(Into::into).collect(),
+            huge_pages: stats.huge_pages.into_iter().map(Into::into).collect(),
         }
     }
+}
+
+impl From<Io> for proto::stats_response::Io {
+    fn from(io: Io) -> Self {
+        Self {
+            major: io.major,
+            minor: io.minor,
+            read_bytes: count(&io.counters, "rbytes"),
+            written_bytes: count(&io.counters, "wbytes"),
+            reads: count(&io.counters, "rios"),
+            writes: count(&io.counters, "wios"),
+        }
+    }
+}
+
+impl From<HugePages> for proto::stats_response::HugePages {
+    fn from(pages: HugePages) -> Self {
+        Self {
+            page_size: pages.size,
+            usage_bytes: pages.usage,
+            limit_hits: pages.limit_hits,
+        }
+    }
+}
+
+fn count(counters: &HashMap<String, u64>, name: &str) -> u64 {
+    counters.get(name).copied().unwrap_or_default()
 }

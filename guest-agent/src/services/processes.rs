@@ -8,6 +8,7 @@ use super::{Outcome, Response, executable_error, parsed, proto, stdio_request, u
 use crate::container::Containers;
 use crate::error::{Error, Result};
 use crate::process::MAX_SIGNAL;
+use crate::stats::oom_kills;
 
 pub struct Service {
     pub containers: Arc<Containers>,
@@ -50,7 +51,7 @@ impl proto::processes_server::Processes for Service {
         let exit_code = container.process(&request.process_id)?.exit().wait().await.into();
         Ok(Response::new(proto::WaitResponse {
             exit_code,
-            oom_killed: container.cgroup.oom_killed(),
+            oom_killed: oom_kills(container.cgroup.path()) > 0,
         }))
     }
 

@@ -218,6 +218,10 @@ impl Host {
     }
 
     pub async fn create(&mut self, id: &str, process: Value) -> Answer<CreateResponse> {
+        self.create_with(id, process, false).await
+    }
+
+    pub async fn create_with(&mut self, id: &str, process: Value, notify: bool) -> Answer<CreateResponse> {
         let namespaces: Vec<Value> = ["pid", "mount", "ipc", "uts"]
             .iter()
             .map(|kind| json!({"type": kind}))
@@ -243,6 +247,7 @@ impl Host {
                 stderr: true,
                 ..Stdio::default()
             }),
+            notify,
         };
         Ok(self.containers().create(request).await?.into_inner())
     }
@@ -272,6 +277,33 @@ impl Host {
             })
             .await
             .map(drop)
+    }
+
+    pub async fn pause(&mut self, id: &str) -> Answer<()> {
+        let container_id = id.to_owned();
+        self.containers().pause(PauseRequest { container_id }).await.map(drop)
+    }
+
+    pub async fn resume(&mut self, id: &str) -> Answer<()> {
+        let container_id = id.to_owned();
+        self.containers().resume(ResumeRequest { container_id }).await.map(drop)
+    }
+
+    pub async fn update(&mut self, id: &str, resources: Value) -> Answer<()> {
+        let request = UpdateRequest {
+            container_id: id.to_owned(),
+            oci_resources: resources.to_string().into(),
+        };
+        self.containers().update(request).await.map(drop)
+    }
+
+    pub async fn events(&mut self, id: &str) -> Answer<Streaming<Event>> {
+        let container_id = id.to_owned();
+        Ok(self
+            .containers()
+            .events(EventsRequest { container_id })
+            .await?
+            .into_inner())
     }
 
     pub async fn list(&mut self, id: &str) -> Answer<Vec<ProcessInfo>> {

@@ -8,8 +8,9 @@ mod agent;
 use std::time::{Duration, Instant};
 
 use agent::proto::read_output_request::Stream;
-use agent::proto::{InputChunk, Stdio};
+use agent::proto::{self, InputChunk, Stdio};
 use agent::{Agent, process, terminal};
+use serde_json::json;
 use tonic::Code;
 
 const MEBIBYTE: usize = 1 << 20;
@@ -292,6 +293,75 @@ async fn signals_reach_one_process_or_all() {
     host.signal_all("c", 15).await.unwrap();
     assert_eq!(host.wait("c", "other").await.unwrap(), 143);
     assert_eq!(host.wait("c", "init").await.unwrap(), 9);
+}
+
+#[tokio::test]
+async fn a_paused_container_stands_still() {
+    let agent = Agent::start().await;
+    let mut host = agent.connect().await;
+    host.run("c", process("trap 'exit 9' TERM; while :; do sleep 0.01; done"))
+        .await;
+    host.pause("c").await.unwrap();
+    host.pause("c").await.expect("what is paused stays so");
+    host.signal("c", "init", 15).await.unwrap();
+    let refused = host.exec("c", "late", process("true")).await.unwrap_err();
+    assert_eq!(
+        (refused.code(), refused.message().contains("paused")),
+        (Code::FailedPrecondition, true)
+    );
+    let still = tokio::time::timeout(Duration::from_millis(300), host.wait("c", "init")).await;
+    assert!(still.is_err(), "the signal took effect: {still:?}");
+    host.resume("c").await.unwrap();
+    assert_eq!(host.wait("c", "init").await.unwrap(), 9);
+    assert_eq!(host.pause("c").await.unwrap_err().code(), Code::FailedPrecondition);
+}
+
+#[tokio::test]
+async fn a_paused_container_can_be_killed() {
+    let agent = Agent::start().await;
+    let mut host = agent.connect().await;
+    host.run("c", process("exec sleep 100")).await;
+    host.pause("c").await.unwrap();
+    host.signal("c", "init", 9).await.unwrap();
+    assert_eq!(host.wait("c", "init").await.unwrap(), 137);
+    host.delete("c").await.unwrap();
+}
+
+#[tokio::test]
+async fn limits_that_cannot_be_are_refused() {
+    let agent = Agent::start().await;
+    let mut host = agent.connect().await;
+    host.run("c", process("exec sleep 100")).await;
+    host.update("c", json!({"memory": {"swap": 5}})).await.unwrap_err();
+    let refused = host.update("c", json!({"unified": {"../cgroup.procs": "1"}})).await;
+    assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
+    host.update("c", json!({"unified": {"cgroup.max.depth": "3"}}))
+        .await
+        .unwrap();
+    let depth = std::fs::read_to_string(agent.cgroup("c").join("cgroup.max.depth")).unwrap();
+    assert_eq!(depth, "3\n");
+}
+
+#[tokio::test]
+async fn notifications_reach_the_host_until_the_init_ends() {
+    let agent = Agent::start().await;
+    let mut host = agent.connect().await;
+    host.create_with("notified", process("true"), true).await.unwrap();
+    let mut events = host.events("notified").await.unwrap();
+    let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    let path = "/run/vruntime/notify/notified/notify.sock";
+    for message in [b"READY=1".to_vec(), vec![b'x'; 5000]] {
+        socket.send_to(&message, path).unwrap();
+        let event = events.message().await.unwrap().unwrap().event.unwrap();
+        let proto::event::Event::Notification(received) = event else {
+            panic!("{event:?}")
+        };
+        assert_eq!(received, message[..message.len().min(4096)]);
+    }
+    host.signal("notified", "init", 9).await.unwrap();
+    assert_eq!(events.message().await.unwrap(), None);
+    host.delete("notified").await.unwrap();
+    assert!(!std::path::Path::new(path).exists());
 }
 
 #[tokio::test]
