@@ -18,18 +18,24 @@ from vruntime.spawn import close_on_exec_from, leave, open_closed_streams
 
 VERBS = (
     "check",
+    "checkpoint",
     "create",
     "delete",
     "env",
+    "events",
     "exec",
     "features",
     "kill",
     "list",
+    "pause",
     "ps",
+    "restore",
+    "resume",
     "run",
     "spec",
     "start",
     "state",
+    "update",
 )
 
 # In runc's messages these two name themselves in front.

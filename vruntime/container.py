@@ -24,6 +24,7 @@ class Status(StrEnum):
     CREATING = "creating"
     CREATED = "created"
     RUNNING = "running"
+    PAUSED = "paused"
     STOPPED = "stopped"
 
     def check_start(self) -> None:
@@ -37,8 +38,23 @@ class Status(StrEnum):
 
     def check_kill(self) -> None:
         """Kill needs a process."""
+        if self not in (Status.CREATED, Status.RUNNING, Status.PAUSED):
+            raise ContainerError("container not running")
+
+    def check_pause(self) -> None:
+        """Pause needs a process that is not paused."""
         if self not in (Status.CREATED, Status.RUNNING):
             raise ContainerError("container not running")
+
+    def check_resume(self) -> None:
+        """Resume needs a paused container."""
+        if self is not Status.PAUSED:
+            raise ContainerError("container not paused")
+
+    def check_look(self) -> None:
+        """What looks into a container needs one that is set up; a paused one will do."""
+        if self is not Status.PAUSED:
+            self.check_exec()
 
     def check_exec(self) -> None:
         """Exec needs a container that is set up; runc allows a created one too."""
@@ -46,6 +62,8 @@ class Status(StrEnum):
             raise ContainerError("cannot exec in a stopped container")
         if self is Status.CREATING:
             raise ContainerError("cannot exec in a container that is being created")
+        if self is Status.PAUSED:
+            raise ContainerError("cannot exec in a paused container")
 
     def check_delete(self, container_id: str) -> None:
         """Delete without force needs a container whose program does not run."""
@@ -70,6 +88,7 @@ class Record:
     monitor: Identity | None = None
     shim: Identity | None = None
     exit_code: int | None = None
+    notify: bool = False
     error: str | None = None
 
     def save(self, store: Store) -> Record:

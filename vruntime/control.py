@@ -12,7 +12,8 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +60,35 @@ class Connection:
         self, op: str, *, fds: Sequence[int] = (), timeout: float | None = TIMEOUT, **body: Any
     ) -> dict[str, Any]:
         """Sends a request and gives its answer; raises the error that the monitor answered, or SandboxError."""
+        self.ask(op, fds=fds, timeout=timeout, **body)
+        return self.answer(op, timeout=timeout)
+
+    def ask(self, op: str, *, fds: Sequence[int] = (), timeout: float | None = TIMEOUT, **body: Any) -> None:
+        """Sends a request alone."""
+        with self._telling(op, timeout):
+            send(self._sock, {"op": op, **body}, fds)
+
+    def answer(self, op: str, *, timeout: float | None = TIMEOUT) -> dict[str, Any]:
+        """Waits for the answer to the oldest request that has none yet."""
+        with self._telling(op, timeout):
+            reply = self._receive()
+        if "error" in reply:
+            raise from_wire(reply["error"])
+        return dict(reply["ok"])
+
+    def fileno(self) -> int:
+        """The socket's descriptor, readable when an answer has come."""
+        return self._sock.fileno()
+
+    @contextmanager
+    def _telling(self, op: str, timeout: float | None) -> Iterator[None]:
         self._sock.settimeout(timeout)
         try:
-            send(self._sock, {"op": op, **body}, fds)
-            reply = self._receive()
+            yield
         except TimeoutError as error:
             raise MonitorSilent(f"{op}: the monitor did not answer within {timeout:.0f} s") from error
         except OSError as error:
             raise MonitorSilent(f"{op}: the monitor hung up: {error.strerror}") from error
-        if "error" in reply:
-            raise from_wire(reply["error"])
-        return dict(reply["ok"])
 
     def close(self) -> None:
         """Hangs up."""

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from vruntime.commands.events import parse_duration
 from vruntime.commands.kill import parse_signal
 from vruntime.commands.ps import parse_ps_options, table
+from vruntime.commands.update import parse_size
 from vruntime.errors import (
     ContainerError,
     ExecutableError,
@@ -16,6 +18,7 @@ from vruntime.errors import (
     to_wire,
 )
 from vruntime.log import Log
+from vruntime.oci.resources import merged
 
 
 @pytest.mark.parametrize(
@@ -87,3 +90,41 @@ def test_a_log_entry_is_one_json_line(tmp_path: Path, capsys: pytest.CaptureFixt
     entry = json.loads(line)
     assert (entry["level"], entry["msg"]) == ("error", 'a "quoted"\nmessage')
     assert capsys.readouterr().err == 'a "quoted"\nmessage\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("-1", -1), ("1000", 1000), ("4k", 4096), ("1.5M", 3 << 19), ("2GiB", 2 << 30), ("1 tb", 1 << 40), ("0", 0)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "-2", "m", "1.m", "1e3", "5x", "1" * 40, "٣"])
+def test_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(ContainerError, match="invalid size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("5s", 5), ("1m30s", 90), ("250ms", 0.25), ("1.5h", 5400), (".5s", 0.5)])
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+def test_what_is_zero_or_not_named_stays_as_it_is() -> None:
+    current = {"memory": {"limit": 5, "swap": 9}, "pids": {"limit": 3}, "devices": [{"allow": False}]}
+    changes = {"memory": {"limit": 7, "swap": 0}, "cpu": {"shares": 0, "cpus": ""}, "devices": [{"allow": True}]}
+    assert merged(current, changes) == {**current, "memory": {"limit": 7, "swap": 9}}
+
+
+def test_no_limit_of_memory_takes_that_of_swap_with_it() -> None:
+    assert merged({"memory": {"limit": 5, "swap": 9}}, {"memory": {"limit": -1}})["memory"] == {"limit": -1, "swap": -1}
+
+
+def test_named_files_and_page_sizes_are_changed_one_by_one() -> None:
+    current = {"unified": {"a": "1"}, "hugepageLimits": [{"pageSize": "2MB", "limit": 1}]}
+    changes = {"unified": {"b": "2"}, "hugepageLimits": [{"pageSize": "1GB", "limit": 3}]}
+    both = [*current["hugepageLimits"], *changes["hugepageLimits"]]
+    assert merged(current, changes) == {"unified": {"a": "1", "b": "2"}, "hugepageLimits": both}
+    again = {"hugepageLimits": [{"pageSize": "2MB", "limit": 9}]}
+    assert merged(current, again)["hugepageLimits"] == again["hugepageLimits"]

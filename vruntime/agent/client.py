@@ -20,6 +20,7 @@ from vruntime.vm.console import escape
 MAX_MESSAGE = 4 << 20
 MAX_TEXT = 4096
 MAX_PROCESSES = 32768
+MAX_DETAILS = 256
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),
@@ -97,9 +98,12 @@ class Agent:
         """Asks the guest to sync and end."""
         await _answer("shut down", self._sandbox.Shutdown(pb.ShutdownRequest(), timeout=timeout))
 
-    async def create(self, container_id: str, oci_config: bytes, stdio: pb.Stdio) -> None:
-        """Makes a container that waits for its start; ExecutableError when its program cannot be executed."""
-        request = pb.CreateRequest(container_id=container_id, oci_config=oci_config, stdio=stdio)
+    async def create(self, container_id: str, oci_config: bytes, stdio: pb.Stdio, *, notify: bool = False) -> None:
+        """Makes a container that waits for its start; ExecutableError when its program cannot be executed.
+
+        With `notify` it gets a notification socket, whose datagrams come as events.
+        """
+        request = pb.CreateRequest(container_id=container_id, oci_config=oci_config, stdio=stdio, notify=notify)
         _check(await self._call("create container", self._containers.Create, request))
 
     async def start(self, container_id: str) -> None:
@@ -112,6 +116,35 @@ class Agent:
         request = pb.ListProcessesRequest(container_id=container_id)
         reply = await self._call("list processes", self._containers.ListProcesses, request)
         return [_process_info(info) for info in reply.processes[:MAX_PROCESSES]]
+
+    async def pause(self, container_id: str) -> None:
+        """Stops every process of a container."""
+        await self._call("pause", self._containers.Pause, pb.PauseRequest(container_id=container_id))
+
+    async def resume(self, container_id: str) -> None:
+        """Lets every process of a container go on."""
+        await self._call("resume", self._containers.Resume, pb.ResumeRequest(container_id=container_id))
+
+    async def update(self, container_id: str, oci_resources: bytes) -> None:
+        """Changes a container's limits within the guest."""
+        request = pb.UpdateRequest(container_id=container_id, oci_resources=oci_resources)
+        await self._call("update", self._containers.Update, request)
+
+    async def stats(self, container_id: str) -> dict[str, Any]:
+        """What a container has used: the answer's fields by their names, the lists bounded."""
+        reply = await self._call("stats", self._containers.Stats, pb.StatsRequest(container_id=container_id))
+        return _stats(reply)
+
+    async def events(self, container_id: str) -> AsyncGenerator[pb.Event, None]:
+        """What happens to a container from now on, until its init has ended."""
+        call = self._containers.Events(pb.EventsRequest(container_id=container_id))
+        try:
+            async for event in call:
+                yield event
+        except grpc.aio.AioRpcError as error:
+            raise AgentError(f"events: {_text(error.details() or '', MAX_TEXT)}") from error
+        finally:
+            call.cancel()
 
     async def exec(self, process: Process, oci_process: bytes, stdio: pb.Stdio) -> None:
         """Adds a process to a container; ExecutableError when its program cannot be executed."""
@@ -224,6 +257,21 @@ def _process_info(info: pb.ProcessInfo) -> dict[str, Any]:
         "tty": _text(info.terminal, 32) or "?",
         "time": info.cpu_msec // 1000,
         "command": _text(info.command, MAX_TEXT),
+    }
+
+
+def _stats(reply: pb.StatsResponse) -> dict[str, Any]:
+    def numbers(message: Any) -> dict[str, Any]:
+        return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
+
+    details = {_text(name, 64): reply.memory.details[name] for name in sorted(reply.memory.details)[:MAX_DETAILS]}
+    pages = [numbers(pages) | {"page_size": _text(pages.page_size, 16)} for pages in reply.huge_pages[:16]]
+    return {
+        "memory": numbers(reply.memory) | {"details": details},
+        "cpu": numbers(reply.cpu),
+        "pids": numbers(reply.pids),
+        "io": [numbers(device) for device in reply.io[:256]],
+        "huge_pages": pages,
     }
 
 

@@ -50,7 +50,7 @@ def command(globals_: Globals, container_id: str, form: str, ps_options: tuple[s
 def _processes(store: Store, record: Record) -> list[dict[str, Any]]:
     if record.status is Status.STOPPED:
         return []
-    record.status.check_exec()
+    record.status.check_look()
     reply = Connection.to(store.sandbox(record.sandbox)).request("ps", id=record.id)
     return sorted(reply["processes"], key=lambda process: int(process["pid"]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -15,8 +16,9 @@ from typing import Any, TypeVar
 
 from vruntime.agent.client import Agent, Process
 from vruntime.agent.proto import agent_pb2 as pb
-from vruntime.container import Record, Status
-from vruntime.errors import AgentError, AgentSilent, HostError, SandboxError
+from vruntime.container import CONFIG_FILE, Record, Status
+from vruntime.errors import AgentError, AgentSilent, ContainerError, HostError, SandboxError, VruntimeError
+from vruntime.monitor.events import EventLog
 from vruntime.monitor.sandbox import Sandbox
 from vruntime.monitor.stdio import Input, Output
 from vruntime.store import Store
@@ -232,6 +234,8 @@ class Container:
         self._store = store
         self._processes: dict[str, GuestProcess] = {}
         self._next = 1
+        self._before_pause = record.status
+        self.events = EventLog(sandbox.agent, record.id)
 
     @property
     def id(self) -> str:
@@ -248,13 +252,16 @@ class Container:
         try:
             await init.meet_shim()
             await init.while_shim_lives(self._sandbox.up())
-            await init.while_shim_lives(self._sandbox.guard(self._sandbox.agent.create(self.id, config, init.stdio())))
+            making = self._sandbox.agent.create(self.id, config, init.stdio(), notify=self.record.notify)
+            await init.while_shim_lives(self._sandbox.guard(making))
         except BaseException:
             init.abandon()
             raise
         await init.begin()
         self._processes[INIT] = init
         self.note(status=Status.CREATED)
+        if self.record.notify:
+            self.events.follow()  # before it can be ready
         return init
 
     async def start(self) -> None:
@@ -295,6 +302,52 @@ class Container:
         """Signals the container's init, or all its processes."""
         self.record.status.check_kill()
         await self._processes[INIT].signal(number, everyone=everyone)
+
+    async def pause(self) -> None:
+        """Stops every process."""
+        self.record.status.check_pause()
+        await self._sandbox.guard(self._sandbox.agent.pause(self.id))
+        self._before_pause = self.record.status
+        self.note(status=Status.PAUSED)
+
+    async def resume(self) -> None:
+        """Lets every process go on."""
+        self.record.status.check_resume()
+        await self._sandbox.guard(self._sandbox.agent.resume(self.id))
+        self.note(status=self._before_pause)
+
+    async def update(self, resources: Mapping[str, Any]) -> None:
+        """Sets the limits of `resources`, an OCI object, in the guest and in the kept config; all or none."""
+        self.record.status.check_kill()
+        self._check_memory(resources)
+        config = self._store.read(self.id, CONFIG_FILE)
+        before = config["linux"].get("resources", {})
+        config["linux"]["resources"] = resources
+        self._store.write(self.id, CONFIG_FILE, json.dumps(config))
+        try:
+            await self._set_limits(resources)
+        except VruntimeError:
+            config["linux"]["resources"] = before
+            self._store.write(self.id, CONFIG_FILE, json.dumps(config))
+            with suppress(VruntimeError):  # the first error is the one to tell
+                await self._set_limits(before)
+            raise
+
+    def _check_memory(self, resources: Mapping[str, Any]) -> None:
+        limit, memory = resources.get("memory", {}).get("limit", 0), self._sandbox.config.machine.memory
+        if limit > memory:
+            raise ContainerError(
+                f"memory.limit {limit}: the container's virtual machine has {memory} bytes, which cannot grow",
+                hint="a container that is to grow must be created with the higher limit, and can be limited then",
+            )
+
+    async def _set_limits(self, resources: Mapping[str, Any]) -> None:
+        await self._sandbox.guard(self._sandbox.agent.update(self.id, json.dumps(resources).encode()))
+
+    async def stats(self) -> dict[str, Any]:
+        """What the container has used."""
+        self.record.status.check_kill()
+        return await self._sandbox.guard(self._sandbox.agent.stats(self.id))
 
     async def processes(self) -> list[dict[str, Any]]:
         """The container's processes."""

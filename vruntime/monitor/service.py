@@ -39,6 +39,11 @@ class Service:
             "exec": self._exec,
             "kill": self._kill,
             "ps": self._ps,
+            "pause": self._pause,
+            "resume": self._resume,
+            "update": self._update,
+            "stats": self._stats,
+            "event": self._event,
         }
 
     async def run(self, first: socket.socket, request: Request, fds: list[int]) -> None:
@@ -74,16 +79,10 @@ class Service:
     async def _first(self, sock: socket.socket, request: Request, fds: list[int]) -> None:
         """Our starter's connection: when it dies before its answer, the container is not wanted."""
         sock.setblocking(False)
-        answering = asyncio.create_task(self._answer(request, fds))
-        caller_gone = asyncio.create_task(_hang_up(sock))
-        await asyncio.wait({answering, caller_gone}, return_when=asyncio.FIRST_COMPLETED)
-        caller_gone.cancel()
-        await asyncio.wait({caller_gone})  # or it would take the next reader off this socket
-        if not answering.done():
-            answering.cancel()
+        reply = await self._answer_while_wanted(sock, request, fds)
+        if reply is None:
             self._ended.set()
             return
-        reply = answering.result()
         if "error" not in reply:
             with suppress(OSError):
                 await _send(sock, reply)
@@ -99,7 +98,27 @@ class Service:
         with sock, suppress(OSError, SandboxError, EOFError):
             while True:
                 request, fds = await _receive(sock)
-                await _send(sock, await self._answer(request, fds))
+                if request.get("op") == "event":  # which may come never
+                    reply = await self._answer_while_wanted(sock, request, fds)
+                else:
+                    reply = await self._answer(request, fds)
+                if reply is None:
+                    return
+                await _send(sock, reply)
+
+    async def _answer_while_wanted(
+        self, sock: socket.socket, request: Request, fds: list[int]
+    ) -> dict[str, Any] | None:
+        """The answer; None when the caller hangs up before, and the request is broken off."""
+        answering = asyncio.create_task(self._answer(request, fds))
+        caller_gone = asyncio.create_task(_hang_up(sock))
+        await asyncio.wait({answering, caller_gone}, return_when=asyncio.FIRST_COMPLETED)
+        caller_gone.cancel()
+        await asyncio.wait({caller_gone})  # or it would take the next reader off this socket
+        if answering.done():
+            return answering.result()
+        answering.cancel()
+        return None
 
     async def _answer(self, request: Request, fds: list[int]) -> dict[str, Any]:
         named = dict(zip(request.get("names", ()), fds, strict=True))
@@ -163,6 +182,28 @@ class Service:
 
     async def _ps(self, request: Request, _: Fds) -> Mapping[str, Any]:
         return {"processes": await self._container(request).processes()}
+
+    async def _pause(self, request: Request, _: Fds) -> Mapping[str, Any]:
+        await self._container(request).pause()
+        return {}
+
+    async def _resume(self, request: Request, _: Fds) -> Mapping[str, Any]:
+        await self._container(request).resume()
+        return {}
+
+    async def _update(self, request: Request, _: Fds) -> Mapping[str, Any]:
+        await self._container(request).update(request["resources"])
+        return {}
+
+    async def _stats(self, request: Request, _: Fds) -> Mapping[str, Any]:
+        return await self._container(request).stats()
+
+    async def _event(self, request: Request, _: Fds) -> Mapping[str, Any]:
+        """Waits for the event after the one that the request names, or else for the next; empty at the end."""
+        events = self._container(request).events
+        after = request.get("after")
+        found = await events.after(events.last if after is None else after)
+        return {} if found is None else {"number": found[0], "event": found[1]}
 
     def _container(self, request: Request) -> Container:
         try:

@@ -45,7 +45,18 @@ def load(path: Path) -> Any:
     and OSError when it cannot be opened or read. Never blocks: devices and FIFOs are recognised
     before they are opened.
     """
-    return _without_nulls(_parse(_read(path), path))
+    return loads(_read(path), path)
+
+
+def loads(content: bytes, name: Path | str) -> Any:
+    """The same for what has been read already, of which messages speak as `name`.
+
+    Raises ConfigError when it is larger than `SIZE_LIMIT` or not strict JSON.
+    """
+    if len(content) > SIZE_LIMIT:
+        limit = f"{SIZE_LIMIT // 1024**2} MiB"
+        raise ConfigError(f"{name} is larger than {limit}, the most that is read")
+    return _without_nulls(_parse(content, name))
 
 
 def _read(path: Path) -> bytes:
@@ -56,13 +67,9 @@ def _read(path: Path) -> bytes:
         if not stat.S_ISREG(mode):
             raise ConfigError(f"{path} is {_kind(mode)}, not a regular file")
         with open(f"/proc/self/fd/{probe}", "rb") as file:
-            content = file.read(SIZE_LIMIT + 1)
+            return file.read(SIZE_LIMIT + 1)
     finally:
         os.close(probe)
-    if len(content) > SIZE_LIMIT:
-        limit = f"{SIZE_LIMIT // 1024**2} MiB"
-        raise ConfigError(f"{path} is larger than {limit}, the most that is read")
-    return content
 
 
 def _kind(mode: int) -> str:
@@ -76,7 +83,7 @@ def _kind(mode: int) -> str:
     return names.get(stat.S_IFMT(mode), "a special file")
 
 
-def _parse(content: bytes, path: Path) -> Any:
+def _parse(content: bytes, path: Path | str) -> Any:
     try:
         document = json.loads(
             content.decode("utf-8"),
