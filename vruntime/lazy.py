@@ -1,8 +1,7 @@
 """Modules that the libraries we depend on import for features that no command here uses, loaded at their first use.
 
 click imports `uuid` for a parameter type, `inspect` imports `ast` and `tokenize` to read source code, `urllib` imports
-`ipaddress`, and jsonschema, by way of `importlib.resources`, `tempfile` and `zipfile`. Only the removal of a container
-needs `shutil`.
+`ipaddress`. Only the removal of a container needs `shutil`.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import sys
 from importlib.util import LazyLoader, find_spec, module_from_spec
 
-_SELDOM_USED = ("ast", "ipaddress", "shutil", "tempfile", "tokenize", "uuid", "zipfile")
+_SELDOM_USED = ("ast", "ipaddress", "shutil", "tokenize", "uuid")
 
 
 def defer() -> None:

@@ -9,15 +9,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from vruntime.oci.document import (
-    array,
-    json_path,
-    mapping,
-    member,
-    quoted,
-    string,
-    strings,
-)
+from vruntime.oci import linux_checks
+from vruntime.oci.document import array, json_path, member, quoted, string, strings
+from vruntime.oci.linux_checks import cpuset_faults
+from vruntime.oci.support import CAPABILITIES
 
 ARGUMENT_LIMIT: Final = 128 * 1024 - 1
 """Most bytes of one argument or environment entry (execve(2): MAX_ARG_STRLEN with its NUL)."""
@@ -28,17 +23,11 @@ ARGUMENTS_LIMIT: Final = 2 * 1024 * 1024
 PATH_LIMIT: Final = 4095
 """Most bytes of a path (PATH_MAX without its NUL)."""
 
+HOOKS: Final = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
+"""The kinds of hooks, in the order in which they run."""
+
 HOSTNAME_LIMIT: Final = 64
 """Most bytes of a host name or domain name (sethostname(2))."""
-
-_IPC_SYSCTLS: Final = frozenset(
-    f"kernel.{name}"
-    for name in (
-        "msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced",
-    )
-)  # fmt: skip
-
-_EXCHANGED: Final = str.maketrans("./", "/.")
 
 
 def config_faults(config: object, bundle: Path) -> Iterator[str]:
@@ -46,9 +35,8 @@ def config_faults(config: object, bundle: Path) -> Iterator[str]:
     yield from _rootfs_faults(config, bundle)
     yield from process_faults(member(config, "process"))
     yield from _mount_faults(array(config, "mounts"), bundle)
-    yield from _namespace_faults(config)
-    yield from _sysctl_faults(config)
-    yield from _path_faults(config)
+    yield from _hook_faults(config)
+    yield from linux_checks.faults(config)
     yield from _text_faults(config)
 
 
@@ -62,6 +50,10 @@ def process_faults(process: object) -> Iterator[str]:
     yield from _environment_faults(process)
     yield from _argument_size_faults(process)
     yield from _rlimit_faults(array(process, "rlimits"))
+    yield from _capability_faults(process)
+    yield from _scheduler_faults(member(process, "scheduler"))
+    for key in ("initial", "final"):
+        yield from cpuset_faults(json_path("process", "execCPUAffinity", key), string(process, "execCPUAffinity", key))
 
 
 def resolve_rootfs(path: str, bundle: Path) -> str:
@@ -72,6 +64,11 @@ def resolve_rootfs(path: str, bundle: Path) -> str:
 def resolve_source(source: str, bundle: Path) -> str:
     """The absolute path that the source of a bind mount means."""
     return source if source.startswith("/") else os.path.normpath(os.path.join(bundle, source))
+
+
+def resolve_destination(destination: str) -> str:
+    """The absolute path in the container that a mount's destination means; a relative one starts at its root."""
+    return destination if destination.startswith("/") else f"/{destination}"
 
 
 def is_bind(mount: object) -> bool:
@@ -137,12 +134,28 @@ def _rlimit_faults(rlimits: list[Any]) -> Iterator[str]:
             yield f"{path}: {soft} is more than the hard limit {hard}"
 
 
+def _capability_faults(process: object) -> Iterator[str]:
+    permitted = {name for _, name in strings(process, "capabilities", "permitted")}
+    for index, name in strings(process, "capabilities", "effective"):
+        if name in CAPABILITIES and name not in permitted:
+            yield f"{json_path('process', 'capabilities', 'effective', index)}: {name} is not permitted"
+
+
+def _scheduler_faults(scheduler: object) -> Iterator[str]:
+    """The rules of runc 1.2."""
+    policy, nice = string(scheduler, "policy"), member(scheduler, "nice")
+    if policy in ("SCHED_OTHER", "SCHED_BATCH") and isinstance(nice, int) and not -20 <= nice <= 19:
+        yield f"process.scheduler.nice: {nice} is not from -20 to 19"
+    if member(scheduler, "priority") and policy not in ("SCHED_FIFO", "SCHED_RR"):
+        yield "process.scheduler.priority: can only be set for SCHED_FIFO or SCHED_RR"
+    for key in ("runtime", "deadline", "period"):
+        if member(scheduler, key) and policy != "SCHED_DEADLINE":
+            yield f"process.scheduler.{key}: can only be set for SCHED_DEADLINE"
+
+
 def _mount_faults(mounts: list[Any], bundle: Path) -> Iterator[str]:
     for index, mount in enumerate(mounts):
         destination = string(mount, "destination")
-        if destination and not destination.startswith("/"):
-            path = json_path("mounts", index, "destination")
-            yield f"{path}: {quoted(destination)} is not an absolute path"
         yield from _too_long(json_path("mounts", index, "destination"), destination, PATH_LIMIT)
         if is_bind(mount):
             yield from _bind_source_faults(mount, index, bundle)
@@ -165,68 +178,18 @@ def _bind_source_faults(mount: object, index: int, bundle: Path) -> Iterator[str
         yield f"{path}: {quoted(source)} is a device of the host, which a guest cannot use"
 
 
-def _namespace_faults(config: object) -> Iterator[str]:
-    seen: set[str] = set()
-    for index, namespace in enumerate(array(config, "linux", "namespaces")):
-        kind = string(namespace, "type")
-        if kind and kind in seen:
-            yield f"{json_path('linux', 'namespaces', index)}: {quoted(kind)} is listed twice"
-        seen.add(kind)
-    if "uts" not in seen:
-        for key in ("hostname", "domainname"):
-            if string(config, key):
-                yield f"{key}: cannot be set without a uts namespace"
-
-
-def _sysctl_faults(config: object) -> Iterator[str]:
-    """Only what is the container's own can be set; the rest of the kernel is the sandbox's."""
-    namespaces = {string(entry, "type") for entry in array(config, "linux", "namespaces")}
-    for key in mapping(config, "linux", "sysctl"):
-        name = _dotted(key)
-        path = json_path("linux", "sysctl", key)
-        if not _names_a_file(name):
-            yield f"{path}: is not the name of a kernel parameter"
-        elif name in _IPC_SYSCTLS or name.startswith("fs.mqueue."):
-            if "ipc" not in namespaces:
-                yield f"{path}: needs an ipc namespace"
-        elif name.startswith("net."):
-            if "network" not in namespaces:
-                yield f"{path}: needs a network namespace"
-        elif name == "kernel.hostname" and "uts" in namespaces:
-            yield f"{path}: conflicts with the property hostname"
-        elif name != "kernel.domainname" or "uts" not in namespaces:
-            yield f"{path}: is not in a separate kernel namespace"
-
-
-def _dotted(key: str) -> str:
-    """The dotted form of a sysctl key, whose other form has `/` and `.` exchanged (sysctl.d(5))."""
-    first = next((character for character in key if character in "./"), ".")
-    return key.translate(_EXCHANGED) if first == "/" else key
-
-
-def _names_a_file(dotted: str) -> bool:
-    """Whether a sysctl name stays below /proc/sys: `net.//.kernel` would be net/../kernel."""
-    parts = dotted.translate(_EXCHANGED).split("/")
-    return not {"", ".", ".."} & set(parts) and "\0" not in dotted
-
-
-def _path_faults(config: object) -> Iterator[str]:
-    for key in ("maskedPaths", "readonlyPaths"):
-        for index, path in strings(config, "linux", key):
-            if not path.startswith("/"):
-                where = json_path("linux", key, index)
-                yield f"{where}: {quoted(path)} is not an absolute path"
-    for index, device in enumerate(array(config, "linux", "devices")):
-        path = string(device, "path")
-        if path and not path.startswith("/"):
-            where = json_path("linux", "devices", index, "path")
-            yield f"{where}: {quoted(path)} is not an absolute path"
+def _hook_faults(config: object) -> Iterator[str]:
+    for kind in HOOKS:
+        for index, hook in enumerate(array(config, "hooks", kind)):
+            path = string(hook, "path")
+            if path and not path.startswith("/"):
+                yield f"{json_path('hooks', kind, index, 'path')}: {quoted(path)} is not an absolute path"
 
 
 def _text_faults(config: object) -> Iterator[str]:
     for key in ("hostname", "domainname"):
         yield from _too_long(key, string(config, key), HOSTNAME_LIMIT)
-    for key in ("root", "mounts", "hostname", "domainname", "linux"):
+    for key in ("root", "mounts", "hooks", "hostname", "domainname", "linux"):
         yield from _nul_faults(member(config, key), key)
 
 

@@ -163,7 +163,7 @@ class OciConfig:
         bind, source = checks.is_bind(mount), string(mount, "source")
         return Mount(
             index=index,
-            destination=mount["destination"],
+            destination=checks.resolve_destination(mount["destination"]),
             type="bind" if bind else mount["type"],
             source=checks.resolve_source(source, self.bundle) if bind else source,
             options=tuple(mount.get("options", ())),
@@ -214,4 +214,7 @@ def _guest_linux(linux: Json) -> Json:
     if "seccomp" in linux:
         seccomp = linux["seccomp"]
         guest["seccomp"] = {key: seccomp[key] for key in _GUEST_SECCOMP_KEYS if key in seccomp}
+        if "architectures" in seccomp:
+            known = support.SECCOMP_ARCHITECTURES
+            guest["seccomp"]["architectures"] = [name for name in seccomp["architectures"] if name in known]
     return guest

@@ -46,6 +46,17 @@ def strings(document: object, *keys: str) -> list[tuple[int, str]]:
     return [(index, value) for index, value in enumerate(values) if isinstance(value, str)]
 
 
+def places(document: object, *keys: str) -> list[tuple[str, Any]]:
+    """Each value at `keys`, where `[]` stands for every entry of an array, with its own JSON path."""
+    found: list[tuple[tuple[str | int, ...], Any]] = [((), document)]
+    for key in keys:
+        if key == "[]":
+            found = [((*path, index), entry) for path, value in found for index, entry in enumerate(array(value))]
+        else:
+            found = [((*path, key), value[key]) for path, value in found if isinstance(value, dict) and key in value]
+    return [(json_path(*path), value) for path, value in found]
+
+
 def json_path(*keys: str | int) -> str:
     """`("process", "args", 0)` as `process.args[0]`; a key that is no plain name is quoted."""
     path = ""

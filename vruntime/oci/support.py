@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from vruntime.oci.document import array, json_path, mapping, member, quoted, string, strings
+from vruntime.oci.document import array, json_path, mapping, member, places, quoted, string, strings
 
 OCI_VERSION_MIN: Final = "1.0.0"
 OCI_VERSION_MAX: Final = "1.2.0"
@@ -93,6 +93,7 @@ _REFUSED: Final[dict[tuple[str, ...], str]] = {
     ("linux", "memoryPolicy"): "NUMA policies are not supported",
     ("linux", "netDevices"): "moving network devices of the host is not supported",
     ("linux", "seccomp", "listenerPath"): "a process of the host cannot supervise system calls",
+    ("linux", "seccomp", "listenerMetadata"): "a process of the host cannot supervise system calls",
     ("vm",): "hypervisor, kernel and image are the administrator's choice, not the bundle's",
 }
 """Where anything but an empty value is refused, and why."""
@@ -103,13 +104,33 @@ _REFUSED_OF_PROCESS: Final = {
     "execCPUAffinity": "CPU affinity of exec is not supported",
 }
 
+_NOT_IN_CGROUP_V2: Final = "cgroup v2, which the guest has, knows nothing like it"
+_OTHER_PLATFORM: Final = "it is for another platform"
+
 _IGNORED: Final[dict[tuple[str, ...], str]] = {
     ("linux", "mountLabel"): "the guest has no SELinux",
+    ("linux", "resources", "memory", "kernel"): _NOT_IN_CGROUP_V2,
+    ("linux", "resources", "memory", "kernelTCP"): _NOT_IN_CGROUP_V2,
+    ("linux", "resources", "memory", "swappiness"): _NOT_IN_CGROUP_V2,
+    ("linux", "resources", "memory", "disableOOMKiller"): _NOT_IN_CGROUP_V2,
+    ("linux", "resources", "memory", "useHierarchy"): _NOT_IN_CGROUP_V2,
+    ("linux", "resources", "memory", "checkBeforeUpdate"): "it concerns updates alone",
+    ("linux", "resources", "cpu", "realtimeRuntime"): _NOT_IN_CGROUP_V2,
+    ("linux", "resources", "cpu", "realtimePeriod"): _NOT_IN_CGROUP_V2,
+    ("linux", "resources", "blockIO", "leafWeight"): _NOT_IN_CGROUP_V2,
+    ("linux", "resources", "blockIO", "weightDevice", "[]", "leafWeight"): _NOT_IN_CGROUP_V2,
+    ("linux", "resources", "network"): _NOT_IN_CGROUP_V2,
+    ("linux", "resources", "rdma"): "the guest has no RDMA devices",
+    ("freebsd",): _OTHER_PLATFORM,
+    ("solaris",): _OTHER_PLATFORM,
+    ("windows",): _OTHER_PLATFORM,
+    ("zos",): _OTHER_PLATFORM,
 }
 
 _IGNORED_OF_PROCESS: Final = {
     "apparmorProfile": "the guest has no AppArmor",
     "selinuxLabel": "the guest has no SELinux",
+    "commandLine": _OTHER_PLATFORM,
 }
 
 
@@ -135,10 +156,15 @@ def process_refusals(process: object) -> Iterator[str]:
 def config_ignored(config: object) -> Iterator[str]:
     """What of a config.json is ignored with a warning, as `path: reason`."""
     for keys, reason in _IGNORED.items():
-        if member(config, *keys):
-            yield f"{json_path(*keys)}: ignored: {reason}"
+        for path, value in places(config, *keys):
+            if value:
+                yield f"{path}: ignored: {reason}"
     yield from process_ignored(member(config, "process"))
     for index, mount in enumerate(array(config, "mounts")):
+        destination = string(mount, "destination")
+        if destination and not destination.startswith("/"):
+            path = json_path("mounts", index, "destination")
+            yield f"{path}: {quoted(destination)} is not absolute: it is taken as relative to /"
         if {"shared", "rshared"} & {option for _, option in strings(mount, "options")}:
             path = json_path("mounts", index, "options")
             yield f"{path}: mounts made in the guest do not appear on the host"
@@ -149,6 +175,8 @@ def process_ignored(process: object) -> Iterator[str]:
     for key, reason in _IGNORED_OF_PROCESS.items():
         if member(process, key):
             yield f"{json_path('process', key)}: ignored: {reason}"
+    if member(process, "user", "username"):
+        yield f"process.user.username: ignored: {_OTHER_PLATFORM}"
     unknown = {
         name
         for kind in mapping(process, "capabilities")
