@@ -150,7 +150,7 @@ def load(store: Store, container_id: str) -> Record:
     path = store.container(container_id) / STATE_FILE
     try:
         return _record(store.read(container_id, STATE_FILE)).observed()
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise HostError(f"{path} is damaged: {error}", hint="delete --force removes the container") from error
 
 

@@ -173,6 +173,11 @@ def test_accepts(bundle, path, value):
             [{"type": "b", "path": "/dev/sda", "major": 8, "minor": 0}],
             "linux.devices[0]: a device of the host cannot be given",
         ),
+        (
+            "linux.devices",
+            [{"type": "c", "path": "/dev/a", "major": {"a": 1}, "minor": 3}],
+            "linux.devices[0].major: must be an integer",
+        ),
         ("linux.resources.pids", {}, "linux.resources.pids.limit: is required"),
         ("linux.resources.cpu", {"quota": 2**63}, "linux.resources.cpu.quota: 9223372036854775808"),
         (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from vruntime.oci.document import json_path, quoted
 
 if TYPE_CHECKING:
-    from jsonschema_rs import ValidationError
+    from jsonschema_rs import Draft4Validator, ValidationError
 
 _SCHEMA: Final = Path(__file__).with_name("config-schema.json")
 
@@ -26,12 +26,12 @@ _TYPES: Final = {
 
 def config_faults(document: object) -> Iterator[str]:
     """Every way in which a config.json misses the schema, as `path: message`."""
-    return _faults(document, load())
+    return _faults(document, "ociVersion", "root", "process", "linux")
 
 
 def process_faults(process: object) -> Iterator[str]:
     """The same for a process object alone, whose paths begin with `process`."""
-    return _faults({"process": process}, load() | {"required": ["process"]})
+    return _faults({"process": process}, "process")
 
 
 @cache
@@ -41,21 +41,25 @@ def load() -> dict[str, Any]:
     return schema
 
 
-def _faults(document: object, schema: dict[str, Any]) -> Iterator[str]:
+@cache
+def _validator(*required: str) -> Draft4Validator:
     # An import of 30 ms, which only the commands that read a config.json pay.
     from jsonschema_rs import Draft4Validator  # noqa: PLC0415
 
-    for error in Draft4Validator(schema, offline=True).iter_errors(document):
-        yield _explained(error, schema)
+    return Draft4Validator(load() | {"required": list(required)}, offline=True)
 
 
-def _explained(error: ValidationError, schema: dict[str, Any]) -> str:
+def _faults(document: object, *required: str) -> Iterator[str]:
+    return map(_explained, _validator(*required).iter_errors(document))
+
+
+def _explained(error: ValidationError) -> str:
     path: list[str | int] = list(error.instance_path)
     value: Any = error.instance
     kind: Any = error.kind
     *place, keyword = error.schema_path
-    part = _at(schema, place)
-    rule = part[keyword]
+    part = _at(load(), place)
+    rule = part.get(keyword)  # the outermost `required` is not in the file
     match keyword:
         case "required":
             path.append(kind.property)

@@ -228,7 +228,7 @@ def _device_refusals(devices: list[Any]) -> Iterator[str]:
     for index, device in enumerate(devices):
         kind = "c" if string(device, "type") == "u" else string(device, "type")
         major, minor = member(device, "major"), member(device, "minor")
-        if kind in ("b", "c") and (kind, major, minor) not in DEVICES:
+        if kind in ("b", "c") and not any((kind, major, minor) == known for known in DEVICES):
             known = ", ".join(DEVICES.values())
             reason = f"a device of the host cannot be given to the guest (it has its own {known})"
             yield f"{json_path('linux', 'devices', index)}: {reason}"
