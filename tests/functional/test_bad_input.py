@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,6 +201,45 @@ def test_a_mount_point_that_is_swapped_with_a_symlink(vruntime: Runtime, bundles
         thread.join()
 
 
+def test_a_mount_source_that_is_replaced_between_check_and_use(
+    vruntime: Runtime, bundles: Bundles, tmp_path: Path
+) -> None:
+    """A directory when it is checked, a file or nothing when it is shared: what is there is mounted, or it fails."""
+    source, file, gone = tmp_path / "source", tmp_path / "file", tmp_path / "gone"
+    source.mkdir()
+    (source / "inside").write_text("directory\n")
+    file.write_text("file\n")
+
+    def edit(config: dict[str, Any]) -> None:
+        config["mounts"].append(
+            {"destination": "/x", "type": "bind", "source": str(source), "options": ["rbind", "ro"]}
+        )
+
+    bundle = bundles.busybox("sh", "-c", "cat /x/inside 2>/dev/null || cat /x", edit=edit)
+    exchange, at_cwd, stop = 2, -100, threading.Event()
+    libc = ctypes.CDLL(None)
+
+    def replace() -> None:
+        while not stop.is_set():
+            libc.renameat2(at_cwd, bytes(source), at_cwd, bytes(file), exchange)
+            with suppress(OSError):
+                source.rename(gone)
+                gone.rename(source)
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        for _ in range(6):
+            result = vruntime("run", "--bundle", str(bundle), vruntime.new_id(), check=False)
+            if result.returncode:
+                message(result)
+            else:
+                assert result.stdout in (b"directory\n", b"file\n")
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_the_last_of_two_mounts_on_one_place_shows(any_runtime: Runtime, bundles: Bundles, tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).write_text(name)
@@ -352,8 +391,72 @@ def test_edits_after_create_have_no_effect(any_runtime: Runtime, bundles: Bundle
 ANNOTATIONS = {
     **{
         f"io.katacontainers.config.hypervisor.{key}": "/tmp/evil"
-        for key in ("path", "kernel", "image", "initrd", "kernel_params", "virtio_fs_daemon", "virtio_fs_extra_args")
+        for key in (
+            "path",
+            "jailer_path",
+            "ctlpath",
+            "kernel",
+            "image",
+            "initrd",
+            "firmware",
+            "kernel_params",
+            "machine_type",
+            "machine_accelerators",
+            "cpu_features",
+            "asset_hash_type",
+            "kernel_hash",
+            "image_hash",
+            "initrd_hash",
+            "virtio_fs_daemon",
+            "virtio_fs_extra_args",
+            "virtio_fs_cache",
+            "virtio_fs_cache_size",
+            "shared_fs",
+            "block_device_driver",
+            "file_mem_backend",
+            "entropy_source",
+            "guest_hook_path",
+            "vhost_user_store_path",
+            "rootfs_type",
+            "kernel_verity_params",
+            "snp_guest_policy",
+            "default_maxvcpus",
+            "default_memory",
+            "memory_offset",
+            "memory_slots",
+            "msize_9p",
+            "pcie_root_port",
+            "hotplug_vfio_on_root_bus",
+        )
     },
+    **{
+        f"io.katacontainers.config.hypervisor.{key}": "true"
+        for key in (
+            "enable_iommu",
+            "enable_iommu_platform",
+            "enable_iothreads",
+            "enable_mem_prealloc",
+            "enable_hugepages",
+            "enable_swap",
+            "enable_virtio_mem",
+            "enable_vhost_user_store",
+            "disable_vhost_net",
+            "disable_selinux",
+            "block_device_cache_set",
+            "block_device_cache_direct",
+            "confidential_guest",
+            "use_legacy_serial",
+        )
+    },
+    "io.katacontainers.config_path": "/tmp/evil.toml",
+    "io.katacontainers.config.agent.trace": "true",
+    "io.katacontainers.config.runtime.create_container_timeout": "1",
+    "run.oci.hooks.stdout": "/tmp/evil",
+    "run.oci.seccomp.receiver": "/tmp/evil",
+    "krun.ram_mib": "1",
+    "org.systemd.property.MemoryMax": "uint64 1",
+    "dev.gvisor.flag.platform": "ptrace",
+    "io.kubernetes.cri.untrusted-workload": "true",
     "io.katacontainers.config.hypervisor.enable_debug": "true",
     "io.katacontainers.config.hypervisor.default_vcpus": "64",
     "io.katacontainers.config.agent.kernel_modules": "evil",

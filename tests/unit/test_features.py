@@ -8,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from vruntime.commands.features import command
+from vruntime.errors import ConfigError
+from vruntime.oci.checks import HOOKS
 from vruntime.oci.config import load_config
 
 
@@ -30,7 +32,45 @@ def test_namespaces_are_accepted(document, bundle):
     load_config(bundle.write())
 
 
-def test_capabilities_and_mount_options_are_known(document, bundle):
+@pytest.mark.parametrize("kind", ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"])
+def test_other_namespaces_are_refused(document, bundle, kind):
+    if kind in document["linux"]["namespaces"]:
+        return
+    bundle.set("linux.namespaces.-", {"type": kind})
+    with pytest.raises(ConfigError, match="not supported"):
+        load_config(bundle.write())
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_hooks_are_accepted_where_they_are_listed(document, bundle, kind):
+    bundle.set(f"hooks.{kind}", [{"path": "/bin/true"}])
+    if kind in document["hooks"]:
+        load_config(bundle.write())
+    else:
+        with pytest.raises(ConfigError, match=f"hooks.{kind}: hooks are not supported"):
+            load_config(bundle.write())
+
+
+def test_mappings_of_mounts_are_accepted_where_they_are_enabled(document, bundle):
+    mapping = [{"containerID": 0, "hostID": 1000, "size": 10}]
+    mount = {"destination": "/x", "source": "/tmp", "options": ["bind"], "uidMappings": mapping, "gidMappings": mapping}
+    bundle.set("mounts.-", mount)
+    if document["linux"]["mountExtensions"]["idmap"]["enabled"]:
+        load_config(bundle.write())
+    else:
+        with pytest.raises(ConfigError, match="id-mapped mounts are not supported"):
+            load_config(bundle.write())
+
+
+def test_mount_options_reach_the_guest(document, bundle):
+    mount = {"destination": "/x", "source": "/tmp", "options": ["bind"]}
+    bundle.set("mounts", [mount | {"options": ["bind", option]} for option in document["mountOptions"]])
+    sources = dict.fromkeys(range(len(document["mountOptions"])), "/x")
+    guest = json.loads(load_config(bundle.write()).for_guest("/rootfs", sources))
+    assert [mount["options"][-1] for mount in guest["mounts"]] == document["mountOptions"]
+
+
+def test_capabilities_are_known(document, bundle):
     bundle.set("process.capabilities.bounding", document["linux"]["capabilities"])
     assert load_config(bundle.write()).warnings == ()
 

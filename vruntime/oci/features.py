@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vruntime import __version__
-from vruntime.oci import support
+from vruntime.oci import checks, support
 from vruntime.oci.document import Json
 
 
@@ -16,7 +16,7 @@ def features() -> Json:
     return {
         "ociVersionMin": support.OCI_VERSION_MIN,
         "ociVersionMax": support.OCI_VERSION_MAX,
-        "hooks": [],
+        "hooks": [kind for kind in checks.HOOKS if not support.refuses("hooks", kind)],
         "mountOptions": list(support.MOUNT_OPTIONS),
         "linux": {
             "namespaces": list(support.NAMESPACES),
@@ -38,7 +38,7 @@ def features() -> Json:
             },
             "apparmor": {"enabled": False},
             "selinux": {"enabled": False},
-            "intelRdt": {"enabled": False},
+            "intelRdt": {"enabled": not support.refuses("linux", "intelRdt")},
             "mountExtensions": {"idmap": {"enabled": False}},
         },
         "annotations": {

@@ -134,6 +134,11 @@ _IGNORED_OF_PROCESS: Final = {
 }
 
 
+def refuses(*keys: str) -> bool:
+    """Whether anything but an empty value at this place of a config.json is refused."""
+    return keys in _REFUSED
+
+
 def config_refusals(config: object) -> Iterator[str]:
     """What of a config.json is refused, as `path: reason`."""
     for keys, reason in _REFUSED.items():
