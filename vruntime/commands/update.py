@@ -53,13 +53,6 @@ def parse_size(text: str) -> int:
     return math.floor(float(number) * factor) if "." in number else int(number) * factor
 
 
-class _Size(click.ParamType):
-    name = "size"
-
-    def convert(self, value: Any, _param: click.Parameter | None, _ctx: click.Context | None) -> int:
-        return value if isinstance(value, int) else parse_size(value)
-
-
 @click.command(context_settings=flags.CONTEXT, short_help="Update container resource constraints.")
 @click.option(
     "-r",
@@ -77,11 +70,15 @@ class _Size(click.ParamType):
 @click.option("--cpu-rt-runtime", type=int, help="Accepted without effect, as in runc on cgroup v2.")
 @click.option("--cpuset-cpus", help="CPUs of the guest to use.")
 @click.option("--cpuset-mems", help="Memory nodes of the guest to use.")
-@click.option("--memory", type=_Size(), help="Memory limit; at most what the virtual machine has.")
-@click.option("--memory-reservation", type=_Size(), help="Memory that is not taken away before others'.")
-@click.option("--memory-swap", type=_Size(), help="Memory and swap together; -1: no limit.")
-@click.option("--kernel-memory", type=_Size(), help="Accepted without effect, as in runc.")
-@click.option("--kernel-memory-tcp", type=_Size(), help="Accepted without effect, as in runc on cgroup v2.")
+@click.option("--memory", type=parse_size, metavar="BYTES", help="Memory limit; at most what the virtual machine has.")
+@click.option(
+    "--memory-reservation", type=parse_size, metavar="BYTES", help="Memory that is not taken away before others'."
+)
+@click.option("--memory-swap", type=parse_size, metavar="BYTES", help="Memory and swap together; -1: no limit.")
+@click.option("--kernel-memory", type=parse_size, metavar="BYTES", help="Accepted without effect, as in runc.")
+@click.option(
+    "--kernel-memory-tcp", type=parse_size, metavar="BYTES", help="Accepted without effect, as in runc on cgroup v2."
+)
 @click.option("--pids-limit", type=int, help="Most processes; -1: no limit.")
 @click.option("--cpu-idle", type=int, help="1: run only when nothing else does.")
 @click.option("--l3-cache-schema", help="Not supported: the guest has no Intel RDT.")
@@ -90,6 +87,7 @@ class _Size(click.ParamType):
 @click.pass_obj
 def command(
     globals_: Globals,
+    /,
     container_id: str,
     file: str | None,
     l3_cache_schema: str | None,
