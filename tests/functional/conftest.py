@@ -145,8 +145,21 @@ class Bundles:
         return self._configure(bundle, args, edit, terminal)
 
     def debian(self, *args: str, edit: Edit | None = None, terminal: bool = False) -> Path:
-        """A bundle with Debian (python3, gcc, vim): an overlay over the tree that scripts/test made, as engines do."""
-        lower = os.environ["VRUNTIME_TEST_ROOTFS"]
+        """A bundle with Debian (python3, gcc, vim)."""
+        return self._overlay("VRUNTIME_TEST_ROOTFS", args, edit, terminal)
+
+    def debian_system(self, *args: str, edit: Edit | None = None) -> Path:
+        """A bundle with Debian and systemd."""
+        return self._overlay("VRUNTIME_TEST_SYSTEM_ROOTFS", args, edit, terminal=False)
+
+    def clean_up(self) -> None:
+        """Unmounts the overlays."""
+        for rootfs in self._mounted:
+            subprocess.run(["umount", rootfs], check=True)
+
+    def _overlay(self, variable: str, args: tuple[str, ...], edit: Edit | None, terminal: bool) -> Path:
+        """A bundle with an overlay over a tree that scripts/test made and named in the environment, as engines do."""
+        lower = os.environ[variable]
         bundle = self._new()
         for name in ("rootfs", "upper", "work"):
             (bundle / name).mkdir()
@@ -154,11 +167,6 @@ class Bundles:
         subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, bundle / "rootfs"], check=True)
         self._mounted.append(bundle / "rootfs")
         return self._configure(bundle, args, edit, terminal)
-
-    def clean_up(self) -> None:
-        """Unmounts the overlays."""
-        for rootfs in self._mounted:
-            subprocess.run(["umount", rootfs], check=True)
 
     def _new(self) -> Path:
         self._made += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 
 import click
@@ -13,6 +14,9 @@ from vruntime.errors import ContainerError
 from vruntime.globals import Globals
 from vruntime.remove import kill
 from vruntime.store import Store
+
+
+_REAL_TIME = re.compile(r"(SIGRTMIN|SIGRTMAX)([+-][0-9]{1,2})", re.ASCII)
 
 
 @click.command(context_settings=flags.CONTEXT, short_help="Send a signal to a container.")
@@ -37,14 +41,17 @@ def command(globals_: Globals, container_id: str, signal_name: str, everyone: bo
 
 
 def parse_signal(text: str) -> int:
-    """A signal's number from a number (0 included), or a name with or without SIG, in any case."""
+    """A signal's number from a number (0 included), or a name with or without SIG, in any case, such as RTMIN+3."""
     if text.isascii() and text.isdigit():
         if len(text) <= 2 and int(text) <= 64:
             return int(text)
         raise ContainerError("unable to signal init: invalid argument")
     name = text.upper()
     name = name if name.startswith("SIG") else f"SIG{name}"
-    try:
+    if match := _REAL_TIME.fullmatch(name):
+        number = signal.Signals[match[1]] + int(match[2])
+        if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
+            return number
+    elif name in signal.Signals.__members__:
         return int(signal.Signals[name])
-    except KeyError:
-        raise ContainerError(f'unknown signal "{text}"') from None
+    raise ContainerError(f'unknown signal "{text}"')
