@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vruntime import accelerator, streams, terminal
+from vruntime import accelerator, descriptors, streams, terminal
 from vruntime.container import CONFIG_FILE, Record, now
 from vruntime.control import Connection, MonitorSilent
-from vruntime.errors import ContainerError, HostError, SandboxError, VruntimeError
+from vruntime.errors import HostError, SandboxError, VruntimeError
 from vruntime.globals import Globals
 from vruntime.log import Log
 from vruntime.monitor.config import GUEST_PATH, LOG, Bind, SandboxConfig
@@ -108,7 +108,7 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     """
     began = time.monotonic()
     check_id(container_id)
-    _check_preserved(options.preserve_fds)
+    preserved = descriptors.preserved(options.preserve_fds)
     monitor = Monitor.start(container_id)  # its interpreter starts beside our checks
     undo.callback(monitor.end)
     config = load_config(options.bundle / CONFIG_FILE)
@@ -128,6 +128,7 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
         wants_terminal=config.terminal,
         console_socket=options.console_socket,
         size=_console_size(config),
+        preserved=preserved,
         undo=undo,
     )
     reply = monitor.create(sandbox, _request(globals_, sandbox, container_id, config, caller), caller)
@@ -143,14 +144,6 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     log.debug(f"phase create: {_milliseconds(began)} ms in all")
     undo.callback(_take_back, store, container_id, monitor)
     return Created(container_id, monitor.connection, caller)
-
-
-def _check_preserved(count: int) -> None:
-    if count:
-        raise ContainerError(
-            f"--preserve-fds {count}: an open file of the host cannot cross into a virtual machine",
-            hint="leave the flag out, or 0",
-        )
 
 
 def _check_installed(vm: VmSettings) -> None:

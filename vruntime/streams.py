@@ -62,10 +62,18 @@ class Caller:
 
 
 def prepare(
-    *, wants_terminal: bool, console_socket: Path | None, size: tuple[int, int] | None, undo: ExitStack
+    *,
+    wants_terminal: bool,
+    console_socket: Path | None,
+    size: tuple[int, int] | None,
+    preserved: dict[str, int],
+    undo: ExitStack,
 ) -> Caller:
-    """Starts the shim and opens what the process needs; `undo` takes it back when the process does not come to be."""
-    fds: dict[str, int] = {}
+    """Starts the shim and opens what the process needs; `undo` takes it back when the process does not come to be.
+
+    `preserved` are the caller's descriptors beyond the standard streams, by their names.
+    """
+    fds = dict(preserved)
     master = None
     if wants_terminal:
         master, fds["terminal"] = terminal.open_pair(size or terminal.own_size())

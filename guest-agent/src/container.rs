@@ -27,7 +27,7 @@ use crate::launch::{Conversation, Launched, Place, launch, start};
 use crate::notify::NotifySocket;
 use crate::process::Process;
 use crate::reaper::Reaper;
-use crate::stdio::Plan;
+use crate::stdio::{Kind, STANDARD};
 
 /// The process id of a container's first process.
 pub const INIT: &str = "init";
@@ -119,24 +119,20 @@ struct State {
     processes: HashMap<String, Option<Arc<Process>>>,
 }
 
-/// What the host wishes for the streams of a process.
-#[derive(Clone, Copy, Default)]
+/// What the host wishes for the descriptors of a process.
 pub struct StdioRequest {
-    pub stdin: bool,
-    pub stdout: bool,
-    pub stderr: bool,
+    /// From 0 on; the standard streams are always among them.
+    pub descriptors: Vec<Kind>,
     pub window: Option<WindowSize>,
 }
 
 impl StdioRequest {
-    fn plan(self, process: Option<&OciProcess>) -> Plan {
-        let terminal = process.and_then(|process| process.terminal()).unwrap_or(false);
-        Plan {
-            terminal,
-            stdin: self.stdin,
-            stdout: self.stdout,
-            stderr: self.stderr,
+    /// The kinds of the descriptors that the process is started with.
+    fn kinds(mut self, process: Option<&OciProcess>) -> Vec<Kind> {
+        if process.and_then(|process| process.terminal()).unwrap_or(false) {
+            self.descriptors[..STANDARD].fill(Kind::Null);
         }
+        self.descriptors
     }
 }
 
@@ -189,20 +185,18 @@ impl Containers {
             .as_ref()
             .and_then(|linux| linux.resources().clone())
             .unwrap_or_default();
-        let plan = stdio.plan(spec.process().as_ref());
+        let window = stdio.window;
+        let descriptors = stdio.kinds(spec.process().as_ref());
         let notify = notify.then(|| NotifySocket::make(id)).transpose()?;
         let cgroup = Cgroup::create(&self.cgroup_root, id, &limits)?;
         let shared = held::shared(&spec);
-        let request = Request::Create(Box::new(Create {
-            spec,
-            window: stdio.window,
-        }));
+        let request = Request::Create(Box::new(Create { spec, window }));
         let place = Place {
             reaper: &self.reaper,
             cgroup: &cgroup,
             init: None,
         };
-        let launched = match launch(place, &request, plan).await {
+        let launched = match launch(place, &request, &descriptors).await {
             Ok(launched) => launched,
             Err(error) => {
                 cgroup.destroy().await?;
@@ -345,18 +339,19 @@ impl Container {
             return Err(Error::FailedPrecondition(message));
         }
         self.reserve(&id)?;
-        let plan = stdio.plan(Some(&process));
+        let window = stdio.window;
+        let descriptors = stdio.kinds(Some(&process));
         let request = Request::Exec(Box::new(Exec {
             process,
             spec: self.spec.clone(),
-            window: stdio.window,
+            window,
         }));
         let place = Place {
             reaper: &self.reaper,
             cgroup: &self.cgroup,
             init: Some(self.init.pid),
         };
-        let result = launch(place, &request, plan).await;
+        let result = launch(place, &request, &descriptors).await;
         let mut state = self.state();
         match result {
             Ok(Launched { pid, exit, streams, .. }) => {

@@ -1,11 +1,13 @@
 //! Makes the process of a container: starts `init` and follows its account, as [`crate::init::protocol`] defines it.
 
 use std::collections::VecDeque;
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::sys::signal::{SigSet, Signal};
@@ -18,7 +20,7 @@ use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::init::protocol::{self, Event, Request};
 use crate::reaper::{Exit, Expectation, Reaper};
-use crate::stdio::{self, ChildEnds, Plan, Streams};
+use crate::stdio::{self, ChildEnds, Kind, Streams};
 
 /// How long `init` may take for all of its preparations, and to execute the program.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -43,9 +45,9 @@ pub struct Place<'a> {
 }
 
 /// Makes a process, in the container's cgroup from its first instruction on. When that fails, nothing of it is left.
-pub async fn launch(place: Place<'_>, request: &Request, plan: Plan) -> Result<Launched> {
+pub async fn launch(place: Place<'_>, request: &Request, descriptors: &[Kind]) -> Result<Launched> {
     let expectation = place.reaper.expect();
-    let (ends, streams) = stdio::open(plan)?;
+    let (ends, streams) = stdio::open(descriptors)?;
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(cannot_start)?;
     let stage = spawn_init(&ends, theirs.as_fd()).map_err(cannot_start)?;
     drop((ends, theirs));
@@ -153,13 +155,16 @@ async fn within_deadline<T>(work: impl Future<Output = Result<T>>) -> Result<T> 
 }
 
 /// Starts this executable once more, as `init`, with the signals as a new program expects them.
-fn spawn_init(ChildEnds(ends): &ChildEnds, socket: std::os::fd::BorrowedFd) -> io::Result<Pid> {
+fn spawn_init(ChildEnds(ends): &ChildEnds, socket: BorrowedFd) -> io::Result<Pid> {
+    let number = ends.len() as RawFd;
+    // Above all of their targets, so that none is overwritten that is still needed.
+    let given = ends.iter().map(AsFd::as_fd).chain([socket]);
+    let given: Vec<OwnedFd> = given.map(|fd| dup_above(fd, number)).collect::<io::Result<_>>()?;
     let mut actions = PosixSpawnFileActions::init()?;
-    // In this order no descriptor is overwritten that is still needed: all of ours are above 2.
-    for (number, end) in ends.iter().enumerate() {
-        actions.add_dup2(end.as_raw_fd(), number as RawFd)?;
+    for (target, fd) in (0..).zip(&given) {
+        actions.add_dup2(fd.as_raw_fd(), target)?;
     }
-    actions.add_dup2(socket.as_raw_fd(), protocol::SOCKET)?;
+    let number = CString::new(number.to_string()).expect("a number has no nul");
 
     let mut attributes = PosixSpawnAttr::init()?;
     attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK)?;
@@ -171,9 +176,15 @@ fn spawn_init(ChildEnds(ends): &ChildEnds, socket: std::os::fd::BorrowedFd) -> i
         c"/proc/self/exe",
         &actions,
         &attributes,
-        &[c"vruntime-agent", c"init"],
+        &[c"vruntime-agent", c"init", &number],
         &no_environment,
     )?)
+}
+
+fn dup_above(fd: BorrowedFd, number: RawFd) -> io::Result<OwnedFd> {
+    let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(number + 1))?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 fn open_pidfd(pid: Pid) -> Result<OwnedFd> {

@@ -64,7 +64,8 @@ extern "C" fn main() -> c_int {
         if let Err(error) = scheduling::ordinary() {
             log::warning(&format!("a process keeps the agent's scheduling policy: {error}"));
         }
-        init::run();
+        let socket = arguments.get(1).and_then(|number| number.to_str()?.parse().ok());
+        init::run(socket.unwrap_or(-1));
     }
     match Role::from(&arguments) {
         Some(Role::Guest) => run_guest(),

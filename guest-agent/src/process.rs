@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use crate::error::{Error, Result};
 use crate::init::protocol::WindowSize;
 use crate::reaper::{Exit, Reaper};
-use crate::stdio::{Reader, Source, Streams, Writer};
+use crate::stdio::{Reader, Streams, Writer};
 
 /// Signals are numbered from 1 to this.
 pub const MAX_SIGNAL: u32 = 64;
@@ -52,15 +52,15 @@ impl Process {
         self.streams.resize(size)
     }
 
-    pub fn writer(&self) -> Result<Writer> {
-        self.streams.writer(self.exit())
+    pub fn writer(&self, descriptor: u32) -> Result<Writer> {
+        self.streams.writer(descriptor, self.exit())
     }
 
-    pub async fn close_output(&self, source: Source) -> Result<()> {
-        self.streams.close_output(source).await
+    pub async fn close_output(&self, descriptor: u32) -> Result<()> {
+        self.streams.close_output(descriptor).await
     }
 
-    pub fn reader(&self, source: Source) -> Result<Reader> {
-        self.streams.reader(source, self.exit())
+    pub fn reader(&self, descriptor: u32) -> Result<Reader> {
+        self.streams.reader(descriptor, self.exit())
     }
 }

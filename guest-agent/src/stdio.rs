@@ -1,15 +1,19 @@
-//! The standard streams of a process: pipes, or the master of a pty, of which the agent holds the host's side.
+//! The descriptors of a process that lead to the host: pipes, sockets, or the master of a pty, of which the agent holds
+//! the other side. Each is named by the process's own number of it.
 //!
 //! A stream is lent to one caller at a time and outlives his connection: when the host reconnects, it reads on.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
+use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::pipe2;
 use tokio::io::Interest;
 use tokio::sync::{Mutex, OwnedMappedMutexGuard, OwnedMutexGuard, watch};
@@ -28,24 +32,35 @@ const MIN_CHUNK: usize = 32 << 10;
 /// Capacity of a pipe: as much as an unprivileged process could ask for, so that a process is seldom stopped.
 const PIPE_SIZE: i32 = 1 << 20;
 
-/// Which pipes a process gets; a stream not asked for is /dev/null, and a terminal replaces all three.
-#[derive(Clone, Copy, Default)]
-pub struct Plan {
-    pub terminal: bool,
-    pub stdin: bool,
-    pub stdout: bool,
-    pub stderr: bool,
+/// The standard streams by their numbers.
+pub const STDIN: u32 = 0;
+pub const STDOUT: u32 = 1;
+
+/// How many descriptors are the standard streams, which a terminal replaces.
+pub const STANDARD: usize = 3;
+
+/// What a descriptor of a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// /dev/null.
+    Null,
+    /// A pipe that the process reads.
+    Input,
+    /// A pipe that the process writes.
+    Output,
+    /// A connected socket.
+    Socket,
 }
 
-/// What becomes file descriptors 0, 1 and 2 of the process.
-pub struct ChildEnds(pub [OwnedFd; 3]);
+/// What becomes the file descriptors of the process, from 0 on.
+pub struct ChildEnds(pub Vec<OwnedFd>);
 
-/// The host's side of the streams of one process.
+/// The host's side of the descriptors of one process, by their numbers.
 #[derive(Default)]
 pub struct Streams {
-    input: Option<Arc<Mutex<Input>>>,
-    output: Option<Arc<Mutex<Option<Output>>>>,
-    errors: Option<Arc<Mutex<Option<Output>>>>,
+    inputs: HashMap<u32, Arc<Mutex<Input>>>,
+    /// Nothing after [`Streams::close_output`].
+    outputs: HashMap<u32, Arc<Mutex<Option<Output>>>>,
     terminal: Option<Arc<Watched>>,
     /// Its end tells readers and writers that the process is forgotten.
     life: watch::Sender<()>,
@@ -53,54 +68,25 @@ pub struct Streams {
 
 enum Input {
     Pipe(Watched),
+    Socket(Arc<Watched>),
     Terminal(Arc<Watched>),
     Closed,
 }
 
 enum Output {
     Pipe(Watched),
+    Socket(Arc<Watched>),
     Terminal(Arc<Watched>),
 }
 
-/// Which of the two streams that a process writes.
-#[derive(Clone, Copy)]
-pub enum Source {
-    Stdout,
-    Stderr,
-}
-
-/// Makes the pipes of a process.
-pub fn open(plan: Plan) -> Result<(ChildEnds, Streams)> {
-    let attempt = || -> io::Result<(ChildEnds, Streams)> {
-        let wants = |stream: bool| stream && !plan.terminal;
-        let mut streams = Streams::default();
-        let stdin = match wants(plan.stdin) {
-            true => {
-                let (child, ours) = pipe2(OFlag::O_CLOEXEC)?;
-                let pipe = watch_fd(prepared(ours)?, Interest::WRITABLE | Interest::ERROR)?;
-                streams.input = Some(Arc::new(Mutex::new(Input::Pipe(pipe))));
-                child
-            }
-            false => File::open("/dev/null")?.into(),
-        };
-        let (stdout, output) = open_output(wants(plan.stdout))?;
-        let (stderr, errors) = open_output(wants(plan.stderr))?;
-        (streams.output, streams.errors) = (output, errors);
-        Ok((ChildEnds([stdin, stdout, stderr]), streams))
-    };
-    attempt().map_err(|error| Error::kernel("make the pipes of a process", error))
-}
-
-/// The child's end of an output stream, and ours: nothing after [`Streams::close_output`].
-type OutputEnds = (OwnedFd, Option<Arc<Mutex<Option<Output>>>>);
-
-fn open_output(wanted: bool) -> io::Result<OutputEnds> {
-    if !wanted {
-        return Ok((File::options().write(true).open("/dev/null")?.into(), None));
+/// Makes the descriptors of a process, of these kinds, from 0 on.
+pub fn open(kinds: &[Kind]) -> Result<(ChildEnds, Streams)> {
+    let mut streams = Streams::default();
+    let ends = (0..).zip(kinds).map(|(number, kind)| streams.open(number, *kind));
+    match ends.collect::<io::Result<_>>() {
+        Ok(ends) => Ok((ChildEnds(ends), streams)),
+        Err(error) => Err(Error::kernel("make the pipes of a process", error)),
     }
-    let (ours, child) = pipe2(OFlag::O_CLOEXEC)?;
-    let pipe = watch_fd(prepared(ours)?, Interest::READABLE)?;
-    Ok((child, Some(Arc::new(Mutex::new(Some(Output::Pipe(pipe)))))))
 }
 
 /// Our end of a pipe: large, and never blocking.
@@ -111,22 +97,57 @@ fn prepared(pipe: OwnedFd) -> io::Result<File> {
 }
 
 impl Streams {
+    /// Makes one descriptor, and keeps our side; the process's.
+    fn open(&mut self, number: u32, kind: Kind) -> io::Result<OwnedFd> {
+        Ok(match kind {
+            Kind::Null => File::options().read(true).write(true).open("/dev/null")?.into(),
+            Kind::Input => {
+                let (child, ours) = pipe2(OFlag::O_CLOEXEC)?;
+                let pipe = watch_fd(prepared(ours)?, Interest::WRITABLE | Interest::ERROR)?;
+                self.add_input(number, Input::Pipe(pipe));
+                child
+            }
+            Kind::Output => {
+                let (ours, child) = pipe2(OFlag::O_CLOEXEC)?;
+                let pipe = watch_fd(prepared(ours)?, Interest::READABLE)?;
+                self.add_output(number, Output::Pipe(pipe));
+                child
+            }
+            Kind::Socket => {
+                let (ours, child) = UnixStream::pair()?;
+                let socket = watch_fd(not_blocking(ours.into())?, Interest::READABLE | Interest::WRITABLE)?;
+                let socket = Arc::new(socket);
+                self.add_input(number, Input::Socket(socket.clone()));
+                self.add_output(number, Output::Socket(socket));
+                child.into()
+            }
+        })
+    }
+
+    fn add_input(&mut self, number: u32, input: Input) {
+        self.inputs.insert(number, Arc::new(Mutex::new(input)));
+    }
+
+    fn add_output(&mut self, number: u32, output: Output) {
+        self.outputs.insert(number, Arc::new(Mutex::new(Some(output))));
+    }
+
     /// Takes the master of the pty that `init` has opened.
     pub fn set_terminal(&mut self, master: OwnedFd) -> Result<()> {
         let terminal = not_blocking(master)
             .and_then(|master| watch_fd(master, Interest::READABLE | Interest::WRITABLE))
             .map_err(|error| Error::kernel("prepare the terminal", error))?;
         let terminal = Arc::new(terminal);
-        self.input = Some(Arc::new(Mutex::new(Input::Terminal(terminal.clone()))));
-        self.output = Some(Arc::new(Mutex::new(Some(Output::Terminal(terminal.clone())))));
+        self.add_input(STDIN, Input::Terminal(terminal.clone()));
+        self.add_output(STDOUT, Output::Terminal(terminal.clone()));
         self.terminal = Some(terminal);
         Ok(())
     }
 
-    /// Lends the stdin.
-    pub fn writer(&self, exit: Exit) -> Result<Writer> {
-        let input = self.input.clone().ok_or_else(|| missing("stdin"))?;
-        let input = input.try_lock_owned().map_err(|_| busy("stdin", "written"))?;
+    /// Lends a descriptor that the process reads.
+    pub fn writer(&self, number: u32, exit: Exit) -> Result<Writer> {
+        let input = self.inputs.get(&number).ok_or_else(|| missing(number, "input"))?;
+        let input = input.clone().try_lock_owned().map_err(|_| busy(number, "written"))?;
         Ok(Writer {
             input,
             exit,
@@ -134,11 +155,13 @@ impl Streams {
         })
     }
 
-    /// Lends the stdout or the stderr.
-    pub fn reader(&self, source: Source, exit: Exit) -> Result<Reader> {
-        let (name, output) = self.output(source)?;
-        let output = output.try_lock_owned().map_err(|_| busy(name, "read"))?;
-        let output = OwnedMutexGuard::try_map(output, Option::as_mut).map_err(|_| missing(name))?;
+    /// Lends a descriptor that the process writes.
+    pub fn reader(&self, number: u32, exit: Exit) -> Result<Reader> {
+        let output = self
+            .output(number)?
+            .try_lock_owned()
+            .map_err(|_| busy(number, "read"))?;
+        let output = OwnedMutexGuard::try_map(output, Option::as_mut).map_err(|_| missing(number, "output"))?;
         let buffer = BytesMut::new();
         Ok(Reader {
             output,
@@ -150,30 +173,30 @@ impl Streams {
         })
     }
 
-    /// Gives up the host's end of a pipe, once the last reader has given it back: to write there fails from then on.
-    pub async fn close_output(&self, source: Source) -> Result<()> {
-        let (name, output) = self.output(source)?;
-        let mut output = output.lock_owned().await;
-        match *output {
-            Some(Output::Terminal(_)) => Err(Error::FailedPrecondition(format!("the process's {name} is a terminal"))),
-            Some(Output::Pipe(_)) | None => {
-                *output = None;
-                Ok(())
+    /// Gives up the host's end of an output, once the last reader has given it back: to write there fails from then on.
+    pub async fn close_output(&self, number: u32) -> Result<()> {
+        let mut output = self.output(number)?.lock_owned().await;
+        match &*output {
+            Some(Output::Terminal(_)) => {
+                let message = format!("the process's descriptor {number} is a terminal");
+                return Err(Error::FailedPrecondition(message));
             }
+            Some(Output::Socket(socket)) => shut_down(socket, Shutdown::Read),
+            Some(Output::Pipe(_)) | None => {}
         }
+        *output = None;
+        Ok(())
     }
 
-    fn output(&self, source: Source) -> Result<(&'static str, Arc<Mutex<Option<Output>>>)> {
-        let (name, output) = match source {
-            Source::Stdout => ("stdout", &self.output),
-            Source::Stderr => ("stderr", &self.errors),
-        };
-        Ok((name, output.clone().ok_or_else(|| missing(name))?))
+    fn output(&self, number: u32) -> Result<Arc<Mutex<Option<Output>>>> {
+        let output = self.outputs.get(&number).ok_or_else(|| missing(number, "output"))?;
+        Ok(output.clone())
     }
 
     /// Sets the terminal's window size; the foreground processes get SIGWINCH.
     pub fn resize(&self, size: WindowSize) -> Result<()> {
-        let terminal = self.terminal.as_ref().ok_or_else(|| missing("terminal"))?;
+        let no_terminal = || Error::FailedPrecondition("the process has no terminal".to_owned());
+        let terminal = self.terminal.as_ref().ok_or_else(no_terminal)?;
         let size = libc::winsize {
             ws_row: size.rows,
             ws_col: size.columns,
@@ -188,15 +211,22 @@ impl Streams {
     }
 }
 
-fn missing(name: &str) -> Error {
-    Error::FailedPrecondition(format!("the process has no {name}"))
+fn missing(number: u32, direction: &str) -> Error {
+    Error::FailedPrecondition(format!("the process has no {direction} at descriptor {number}"))
 }
 
-fn busy(name: &str, action: &str) -> Error {
-    Error::FailedPrecondition(format!("the process's {name} is being {action} by another call"))
+fn busy(number: u32, action: &str) -> Error {
+    Error::FailedPrecondition(format!(
+        "the process's descriptor {number} is being {action} by another call"
+    ))
 }
 
-/// The stdin of a process, lent.
+/// Ends one direction of a socket, unless the process has ended it already.
+fn shut_down(socket: &Watched, direction: Shutdown) {
+    let _ = shutdown(socket.as_raw_fd(), direction);
+}
+
+/// A descriptor that a process reads, lent.
 pub struct Writer {
     input: OwnedMutexGuard<Input>,
     exit: Exit,
@@ -214,16 +244,16 @@ impl Writer {
                 ready = fd.ready(Interest::WRITABLE) => ready,
                 () = abandoned(&self.input, &mut self.exit, &mut self.life) => break,
             };
-            let mut ready = ready.map_err(|error| Error::kernel("wait for a stdin", error))?;
+            let mut ready = ready.map_err(|error| Error::kernel("wait for a reader", error))?;
             match ready.try_io(|fd| fd.get_ref().write(&data[written..])) {
                 Ok(Ok(length)) => written += length,
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                // EPIPE of a pipe, EIO of a terminal: nobody reads.
+                // EPIPE of a pipe or socket, EIO of a terminal: nobody reads.
                 Ok(Err(error)) if matches!(error.raw_os_error(), Some(libc::EPIPE | libc::EIO)) => {
                     self.close();
                     break;
                 }
-                Ok(Err(error)) => return Err(Error::kernel("write to a stdin", error)),
+                Ok(Err(error)) => return Err(Error::kernel("write to a process", error)),
                 Err(_would_block) => {}
             }
         }
@@ -237,9 +267,12 @@ impl Writer {
 
     /// Ends the input. A terminal stays as it is: there is no end of file on its line but the user's Ctrl-D.
     pub fn close(&mut self) {
-        if matches!(*self.input, Input::Pipe(_)) {
-            *self.input = Input::Closed;
+        match &*self.input {
+            Input::Terminal(_) => return,
+            Input::Socket(socket) => shut_down(socket, Shutdown::Write),
+            Input::Pipe(_) | Input::Closed => {}
         }
+        *self.input = Input::Closed;
     }
 }
 
@@ -247,7 +280,7 @@ impl Input {
     fn fd(&self) -> Option<&Watched> {
         match self {
             Self::Pipe(pipe) => Some(pipe),
-            Self::Terminal(terminal) => Some(terminal),
+            Self::Socket(shared) | Self::Terminal(shared) => Some(shared),
             Self::Closed => None,
         }
     }
@@ -259,6 +292,8 @@ async fn abandoned(input: &Input, exit: &mut Exit, life: &mut watch::Receiver<()
         match input {
             Input::Pipe(pipe) => drop(pipe.ready(Interest::ERROR).await),
             Input::Terminal(_) => drop(exit.wait().await),
+            // The next write finds out.
+            Input::Socket(_) => std::future::pending().await,
             Input::Closed => {}
         }
     };
@@ -273,7 +308,7 @@ async fn forgotten(life: &mut watch::Receiver<()>) {
     while life.changed().await.is_ok() {}
 }
 
-/// The stdout or the stderr of a process, lent.
+/// A descriptor that a process writes, lent.
 pub struct Reader {
     output: OwnedMappedMutexGuard<Option<Output>, Output>,
     exit: Exit,
@@ -366,7 +401,7 @@ impl Output {
     fn fd(&self) -> &Watched {
         match self {
             Self::Pipe(pipe) => pipe,
-            Self::Terminal(terminal) => terminal,
+            Self::Socket(shared) | Self::Terminal(shared) => shared,
         }
     }
 }

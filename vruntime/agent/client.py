@@ -187,11 +187,9 @@ class Agent:
         )
         await self._call("resize terminal", self._processes.ResizeTerminal, request)
 
-    async def output(self, process: Process, *, stderr: bool) -> AsyncGenerator[_Chunk, None]:
-        """What a process writes to one of its streams, until all its holders have closed it."""
-        stream = pb.ReadOutputRequest.STDERR if stderr else pb.ReadOutputRequest.STDOUT
-        request = pb.ReadOutputRequest(container_id=process.container_id, process_id=process.process_id, stream=stream)
-        call = self._streams.ReadOutput(request)
+    async def output(self, process: Process, descriptor: int) -> AsyncGenerator[_Chunk, None]:
+        """What a process writes to one of its descriptors, until all its holders have closed it."""
+        call = self._streams.ReadOutput(pb.ReadOutputRequest(**process.__dict__, descriptor=descriptor))
         try:
             async for chunk in call:
                 yield chunk
@@ -200,19 +198,18 @@ class Agent:
         finally:
             call.cancel()
 
-    async def close_output(self, process: Process, *, stderr: bool) -> None:
-        """Tells that nobody reads a stream any more: the process's next write to it fails."""
-        stream = pb.ReadOutputRequest.STDERR if stderr else pb.ReadOutputRequest.STDOUT
-        request = pb.CloseOutputRequest(container_id=process.container_id, process_id=process.process_id, stream=stream)
+    async def close_output(self, process: Process, descriptor: int) -> None:
+        """Tells that nobody reads a descriptor any more: the process's next write to it fails."""
+        request = pb.CloseOutputRequest(**process.__dict__, descriptor=descriptor)
         await self._call("close output", self._streams.CloseOutput, request)
 
-    async def input(self, process: Process, chunks: AsyncIterator[bytes]) -> None:
-        """Feeds a process's stdin until `chunks` ends or the process no longer reads; `chunks` is at rest then."""
+    async def input(self, process: Process, descriptor: int, chunks: AsyncIterator[bytes]) -> None:
+        """Feeds a process's descriptor until `chunks` ends or the process no longer reads; `chunks` is at rest then."""
         call = self._streams.WriteInput()
         # Not handed to gRPC as an iterator, whose last read it would leave pending when the call ends.
-        feeding = asyncio.create_task(_feed(call, process, chunks))
+        feeding = asyncio.create_task(_feed(call, pb.InputChunk(**process.__dict__, descriptor=descriptor), chunks))
         try:
-            await _answer("write to stdin", call)
+            await _answer("write input", call)
         finally:
             feeding.cancel()
             await asyncio.wait({feeding})
@@ -221,9 +218,9 @@ class Agent:
         return await _answer(what, method(request, timeout=self._timeout))
 
 
-async def _feed(call: Any, process: Process, chunks: AsyncIterator[bytes]) -> None:
+async def _feed(call: Any, first: pb.InputChunk, chunks: AsyncIterator[bytes]) -> None:
     with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the call has ended, and its answer says why
-        await call.write(pb.InputChunk(container_id=process.container_id, process_id=process.process_id))
+        await call.write(first)
         async for data in chunks:
             await call.write(pb.InputChunk(data=data))
         await call.done_writing()

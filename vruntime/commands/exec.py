@@ -8,11 +8,10 @@ from pathlib import Path
 
 import click
 
-from vruntime import streams, terminal
+from vruntime import descriptors, streams, terminal
 from vruntime.commands import flags
 from vruntime.container import CONFIG_FILE, Record, load
 from vruntime.control import Connection
-from vruntime.errors import ContainerError
 from vruntime.globals import Globals
 from vruntime.oci.process import Process, load_process, process_from_exec_flags
 from vruntime.store import Store
@@ -60,10 +59,7 @@ def command(
     Without --detach it stays until the process ends, and exits with its exit code: 127 when there is no such program,
     126 when it cannot be executed.
     """
-    if preserve_fds:
-        raise ContainerError(
-            f"--preserve-fds {preserve_fds}: an open file of the host cannot cross into a virtual machine"
-        )
+    preserved = descriptors.preserved(preserve_fds)
     store = Store(globals_.root)
     record = load(store, container_id)
     record.status.check_exec()
@@ -87,16 +83,27 @@ def command(
         globals_.logger.warning(warning)
     terminal.check_console(terminal=described.terminal, detach=detach, console_socket=console_socket)
     with ExitStack() as undo:
-        caller = _begin(store, record, described, console_socket, undo)
+        caller = _begin(store, record, described, console_socket, preserved, undo)
         caller.write_pid_file(pid_file)
         undo.pop_all()
     return 0 if detach else caller.wait()
 
 
 def _begin(
-    store: Store, record: Record, process: Process, console_socket: Path | None, undo: ExitStack
+    store: Store,
+    record: Record,
+    process: Process,
+    console_socket: Path | None,
+    preserved: dict[str, int],
+    undo: ExitStack,
 ) -> streams.Caller:
-    caller = streams.prepare(wants_terminal=process.terminal, console_socket=console_socket, size=None, undo=undo)
+    caller = streams.prepare(
+        wants_terminal=process.terminal,
+        console_socket=console_socket,
+        size=None,
+        preserved=preserved,
+        undo=undo,
+    )
     Connection.to(store.sandbox(record.sandbox)).request(
         "exec",
         id=record.id,

@@ -16,11 +16,13 @@ from typing import Any, TypeVar
 
 from vruntime.agent.client import Agent, Process
 from vruntime.agent.proto import agent_pb2 as pb
+from vruntime import descriptors
 from vruntime.container import CONFIG_FILE, Record, Status
+from vruntime.descriptors import Kind
 from vruntime.errors import AgentError, AgentSilent, ContainerError, HostError, SandboxError, VruntimeError
 from vruntime.monitor.events import EventLog
 from vruntime.monitor.sandbox import Sandbox
-from vruntime.monitor.stdio import Input, Output
+from vruntime.monitor.stdio import STDIN, STDOUT, STDERR, Input, Output
 from vruntime.store import Store
 
 T = TypeVar("T")
@@ -31,6 +33,13 @@ KILLED = 128 + signal.SIGKILL
 # An exit is not held back longer than this for a reader that has stopped reading, in seconds.
 STALLED_READER = 10.0
 KILL_TIMEOUT = 5.0
+
+_KINDS = {
+    Kind.NULL: pb.Stdio.NULL,
+    Kind.INPUT: pb.Stdio.INPUT,
+    Kind.OUTPUT: pb.Stdio.OUTPUT,
+    Kind.SOCKET: pb.Stdio.SOCKET,
+}
 
 
 class Shim:
@@ -91,11 +100,17 @@ class GuestProcess:
         return self._sandbox.agent
 
     def stdio(self) -> pb.Stdio:
-        """Which streams the guest must provide."""
+        """Which descriptors the guest must provide."""
+        further = [_KINDS[descriptors.kind(fd)] for fd in self._further().values()]
         if self._terminal:
             rows, columns = termios.tcgetwinsize(self._fds["terminal"])
-            return pb.Stdio(stdin=True, stdout=True, rows=rows, columns=columns)
-        return pb.Stdio(**{name: name in self._fds for name in ("stdin", "stdout", "stderr")})
+            return pb.Stdio(stdin=True, stdout=True, rows=rows, columns=columns, further=further)
+        standard = {name: name in self._fds for name in ("stdin", "stdout", "stderr")}
+        return pb.Stdio(**standard, further=further)
+
+    def _further(self) -> dict[int, int]:
+        """The descriptors beyond the standard streams: ours by the process's number."""
+        return {int(name): fd for name, fd in self._fds.items() if name.isdigit()}
 
     async def meet_shim(self) -> None:
         """Waits for the shim, and from then on carries out what it says."""
@@ -119,24 +134,38 @@ class GuestProcess:
         self._begun = True
         if self._terminal:
             terminal = self._fds.pop("terminal")
-            self._copy_input(os.dup(terminal))
-            self._copy_output(terminal, stderr=False)
+            self._copy_input(STDIN, os.dup(terminal))
+            self._copy_output(STDOUT, terminal)
         if "stdin" in self._fds:
-            self._copy_input(self._fds.pop("stdin"))
-        for name in ("stdout", "stderr"):
+            self._copy_input(STDIN, self._fds.pop("stdin"))
+        for name, number in (("stdout", STDOUT), ("stderr", STDERR)):
             if name in self._fds:
-                self._copy_output(self._fds.pop(name), stderr=name == "stderr")
+                self._copy_output(number, self._fds.pop(name))
+        for number in self._further():
+            self._copy_further(number, self._fds.pop(str(number)))
         self._tasks.append(asyncio.create_task(self._await_end()))
         if self._size is not None:
             await self._resize(*self._size)
         if self._obeying.done():
             await self.signal(signal.SIGKILL)
 
-    def _copy_input(self, fd: int) -> None:
-        self._tasks.append(asyncio.create_task(Input(self._agent, self.process, fd).copy()))
+    def _copy_further(self, number: int, fd: int) -> None:
+        match descriptors.kind(fd):
+            case Kind.INPUT:
+                self._copy_input(number, fd)
+            case Kind.OUTPUT:
+                self._copy_output(number, fd)
+            case Kind.SOCKET:
+                self._copy_input(number, os.dup(fd))
+                self._copy_output(number, fd)
+            case Kind.NULL:
+                os.close(fd)
 
-    def _copy_output(self, fd: int, *, stderr: bool) -> None:
-        output = Output(self._agent, self.process, fd, stderr=stderr)
+    def _copy_input(self, number: int, fd: int) -> None:
+        self._tasks.append(asyncio.create_task(Input(self._agent, self.process, number, fd).copy()))
+
+    def _copy_output(self, number: int, fd: int) -> None:
+        output = Output(self._agent, self.process, number, fd)
         self._outputs.append(output)
         self._copying.append(asyncio.create_task(output.copy()))
 

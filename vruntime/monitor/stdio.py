@@ -1,4 +1,4 @@
-"""What flows between a caller's standard streams and those of a process in the guest.
+"""What flows between a caller's descriptors and those of a process in the guest.
 
 A caller's descriptor is never switched to non-blocking, since the caller and others share its file description. Pipes
 and terminals are opened anew through /proc instead, which gives a description of our own.
@@ -17,6 +17,8 @@ from vruntime.agent.client import Agent, Process
 from vruntime.errors import AgentError
 from vruntime.monitor.readiness import writable
 
+STDIN, STDOUT, STDERR = range(3)
+
 # The most that the agent takes as one message, in bytes.
 READ_AHEAD = 1 << 20
 
@@ -26,7 +28,7 @@ class Closed(Exception):
 
 
 class Endpoint:
-    """One standard stream of the caller; takes over the descriptor."""
+    """One descriptor of the caller, which it takes over."""
 
     def __init__(self, fd: int, *, writing: bool) -> None:
         mode = os.fstat(fd).st_mode
@@ -49,6 +51,12 @@ class Endpoint:
         elif self._fd >= 0:
             os.close(self._fd)
         self._fd = -1
+
+    def end_writing(self) -> None:
+        """Tells the other side of a socket that nothing more comes."""
+        if self._socket is not None:
+            with suppress(OSError):  # it is gone
+                self._socket.shutdown(socket.SHUT_WR)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """What comes in, until its end, in pieces of at most READ_AHEAD."""
@@ -145,15 +153,15 @@ class ReadAhead:
 
 
 class Output:
-    """Copies one output stream of a process to the caller.
+    """Copies what a process writes to one of its descriptors to the caller.
 
     `caught_up` is set once all is written that the process itself wrote before its end.
     """
 
-    def __init__(self, agent: Agent, process: Process, fd: int, *, stderr: bool) -> None:
+    def __init__(self, agent: Agent, process: Process, number: int, fd: int) -> None:
         self._agent = agent
         self._process = process
-        self._stderr = stderr
+        self._number = number
         self._is_terminal = os.isatty(fd)
         self._endpoint = Endpoint(fd, writing=True)
         self.caught_up = asyncio.Event()
@@ -165,13 +173,15 @@ class Output:
             await self._copy()
         except Closed:
             if not self._is_terminal:  # whose shim has been sent a SIGHUP
-                await self._agent.close_output(self._process, stderr=self._stderr)
+                await self._agent.close_output(self._process, self._number)
         finally:
             self.caught_up.set()
+            if self._number > STDERR:  # of which the other direction may still be read
+                self._endpoint.end_writing()
             self._endpoint.close()
 
     async def _copy(self) -> None:
-        async with aclosing(self._agent.output(self._process, stderr=self._stderr)) as chunks:
+        async with aclosing(self._agent.output(self._process, self._number)) as chunks:
             async for chunk in chunks:
                 await self._endpoint.write(chunk.data)
                 self.written += len(chunk.data)
@@ -180,17 +190,18 @@ class Output:
 
 
 class Input:
-    """Copies the caller's standard input to a process."""
+    """Copies what comes from a descriptor of the caller to a process."""
 
-    def __init__(self, agent: Agent, process: Process, fd: int) -> None:
+    def __init__(self, agent: Agent, process: Process, number: int, fd: int) -> None:
         self._agent = agent
         self._process = process
+        self._number = number
         self._endpoint = Endpoint(fd, writing=False)
 
     async def copy(self) -> None:
-        """Copies until the caller's end of file, which closes the process's stdin too, or until the process is gone."""
+        """Copies until the caller's end of file, which the process then meets too, or until the process is gone."""
         try:
             with suppress(AgentError):
-                await self._agent.input(self._process, self._endpoint.chunks())
+                await self._agent.input(self._process, self._number, self._endpoint.chunks())
         finally:
             self._endpoint.close()

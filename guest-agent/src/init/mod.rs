@@ -27,7 +27,7 @@ mod user;
 
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process::exit;
 
 use nix::fcntl::{AT_FDCWD, FcntlArg, FdFlag, OFlag, ResolveFlag, fcntl};
@@ -43,15 +43,13 @@ use protocol::{Create, Event, Exec, Failure, Request, WindowSize};
 use rootfs::Rootfs;
 use tree::Tree;
 
-/// Carries out the request that comes on [`protocol::SOCKET`], and becomes the container's process. Never returns.
-pub fn run() -> ! {
-    let agent = match Agent::inherited() {
+/// Carries out the request that comes on this descriptor (see [`protocol`]), and becomes the container's process. Never
+/// returns.
+pub fn run(socket: RawFd) -> ! {
+    let agent = match Agent::inherited(socket) {
         Ok(agent) => agent,
         Err(error) => {
-            eprintln!(
-                "vruntime-agent init is started by the agent only: descriptor {}: {error}",
-                protocol::SOCKET
-            );
+            eprintln!("vruntime-agent init is started by the agent only: descriptor {socket}: {error}");
             exit(2);
         }
     };
@@ -81,7 +79,7 @@ fn create(agent: &Agent, request: &Create) -> Result<Infallible> {
         .as_ref()
         .ok_or_else(|| Failure::invalid("process is missing"))?;
     set_up(agent, request, process).context(|| "error during container init".into())?;
-    let program = Program::new(process, spec).prepare()?;
+    let program = Program::new(process, spec).prepare(agent.descriptors())?;
     agent.tell(&Event::Ready).context(|| "tell the agent".into())?;
     agent.wait_for_start()?;
     program.execute()
@@ -96,7 +94,7 @@ fn set_up(agent: &Agent, request: &Create, process: &Process) -> Result<()> {
     continue_in_child(agent)?;
     namespaces::set_names(spec)?;
     sysctl::set(spec.linux().as_ref(), &procfs)?;
-    let rootfs = Rootfs::build(spec)?;
+    let rootfs = Rootfs::build(spec, agent.descriptors())?;
     rootfs.enter(spec)?;
     if process.terminal().unwrap_or(false) {
         let console = open_console(agent, rootfs.tree(), process, request.window)?;
@@ -112,7 +110,7 @@ fn join(agent: &Agent, request: &Exec, container: OwnedFd) -> Result<Infallible>
     join_container(agent, spec, process, container)
         .and_then(|()| attach_streams(agent, process, *window))
         .context(|| "error during container init".into())?;
-    Program::new(process, spec).prepare()?.execute()
+    Program::new(process, spec).prepare(agent.descriptors())?.execute()
 }
 
 fn join_container(agent: &Agent, spec: &Spec, process: &Process, container: OwnedFd) -> Result<()> {
@@ -135,7 +133,7 @@ fn attach_streams(agent: &Agent, process: &Process, window: Option<WindowSize>) 
         open_console(agent, &tree, process, window)?.take()
     } else {
         let null = devices::null_device(&tree).or_else(|_| devices::unshared_null_device())?;
-        streams::replace_nulls(null.as_fd())
+        streams::replace_nulls(null.as_fd(), agent.descriptors())
     }
 }
 
@@ -200,13 +198,18 @@ struct Agent {
 }
 
 impl Agent {
-    fn inherited() -> nix::Result<Self> {
+    fn inherited(socket: RawFd) -> nix::Result<Self> {
         // SAFETY: the descriptor is only looked at, and one that is not open is an error.
-        let unknown = unsafe { BorrowedFd::borrow_raw(protocol::SOCKET) };
+        let unknown = unsafe { BorrowedFd::borrow_raw(socket) };
         fcntl(unknown, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         // SAFETY: it is open, and nothing else in this process knows of it.
-        let socket = unsafe { OwnedFd::from_raw_fd(protocol::SOCKET) };
+        let socket = unsafe { OwnedFd::from_raw_fd(socket) };
         Ok(Self { socket })
+    }
+
+    /// How many descriptors, from 0 on, are the process's own.
+    fn descriptors(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 
     fn request(&self) -> Result<(Request, Option<OwnedFd>)> {

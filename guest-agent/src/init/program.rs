@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -53,14 +54,17 @@ impl<'a> Program<'a> {
     ///
     /// The order is runc's. A filter is loaded late, so that it must allow as little as possible of what is done here,
     /// but without noNewPrivileges only root may load one.
-    pub fn prepare(self) -> Result<Ready> {
-        self.prepare_process().map_err(|failure| match failure.reason {
-            Reason::Kernel => failure.because_of(Reason::Process),
-            _ => failure,
-        })
+    ///
+    /// `descriptors` is how many the program is given, from 0 on; the next is the agent's socket.
+    pub fn prepare(self, descriptors: RawFd) -> Result<Ready> {
+        self.prepare_process(descriptors)
+            .map_err(|failure| match failure.reason {
+                Reason::Kernel => failure.because_of(Reason::Process),
+                _ => failure,
+            })
     }
 
-    fn prepare_process(self) -> Result<Ready> {
+    fn prepare_process(self, descriptors: RawFd) -> Result<Ready> {
         let user = self.process.user();
         let arguments = self.arguments()?;
         let mut environment = Environment::new(self.process.env().as_deref().unwrap_or_default())?;
@@ -74,7 +78,7 @@ impl<'a> Program<'a> {
         self.set_limits()?;
         let entered = enter_as_root(self.process.cwd())?;
         streams::give_to(Uid::from_raw(user.uid()))?;
-        close_all_but_streams_and_socket()?;
+        close_above(descriptors)?;
         let filter = load_unless(confined, filter)?;
         let capabilities = self.capabilities();
         capabilities.limit()?;
@@ -191,8 +195,8 @@ fn verify_working_directory() -> Result<()> {
 }
 
 /// What was opened for the set-up is closed by then; this makes sure of it, and the socket is closed by execve.
-fn close_all_but_streams_and_socket() -> Result<()> {
-    let first = super::protocol::SOCKET as libc::c_uint + 1;
+fn close_above(socket: RawFd) -> Result<()> {
+    let first = socket as libc::c_uint + 1;
     // SAFETY: no object of this process owns a descriptor in this range any more.
     Errno::result(unsafe { libc::close_range(first, libc::c_uint::MAX, 0) })
         .map(drop)

@@ -1,7 +1,7 @@
 //! What the agent and the process that becomes a container's say to each other before execve.
 //!
-//! The agent starts `/proc/self/exe init` with the streams of the container's process as file descriptors 0, 1 and 2
-//! (with a terminal they are /dev/null: the pty replaces them) and one end of a `SOCK_STREAM` socketpair as [`SOCKET`].
+//! The agent starts `/proc/self/exe init N` with the descriptors of the container's process as 0 to N-1 (with a terminal
+//! the first three are /dev/null: the pty replaces them) and one end of a `SOCK_STREAM` socketpair as N.
 //! It moves the process into the container's cgroup, and then sends one request:
 //!
 //! ```text
@@ -33,9 +33,6 @@ use nix::unistd::{read, write};
 use oci_spec::runtime::{Process, Spec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-
-/// Where init finds its end of the socketpair.
-pub const SOCKET: RawFd = 3;
 
 /// The largest frame. The configuration and the process come in gRPC messages of at most 4 MiB each.
 pub const MAX_FRAME: usize = 8 << 20;

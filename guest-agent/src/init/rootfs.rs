@@ -1,6 +1,6 @@
 //! The container's root file system: from a directory of the guest to the root of a mount namespace.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, RawFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -31,7 +31,9 @@ pub struct Rootfs {
 
 impl Rootfs {
     /// Builds the tree: the root, the mounts, the devices. Needs a mount namespace of its own.
-    pub fn build(spec: &Spec) -> Result<Self> {
+    ///
+    /// `descriptors` is how many the process is given, from 0 on.
+    pub fn build(spec: &Spec, descriptors: RawFd) -> Result<Self> {
         umask(Mode::from_bits_truncate(DEFAULT_UMASK));
         isolate().context(|| "error preparing rootfs".into())?;
         let tree = open_root(spec).context(|| "error preparing rootfs".into())?;
@@ -42,7 +44,7 @@ impl Rootfs {
                 .and_then(|linux| linux.devices().as_deref())
                 .unwrap_or_default();
             devices::populate(&tree, devices)?;
-            streams::replace_nulls(devices::null_device(&tree)?.as_fd())?;
+            streams::replace_nulls(devices::null_device(&tree)?.as_fd(), descriptors)?;
         }
         Ok(Self { tree, deferred })
     }

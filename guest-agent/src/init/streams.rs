@@ -1,4 +1,4 @@
-//! The standard streams of the process.
+//! The standard streams of the process, and what else it is given.
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
@@ -14,8 +14,10 @@ const STREAMS: [RawFd; 3] = [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDE
 
 /// Puts a null device of the container where the agent has put the guest's, whose mode and owner the container could
 /// change through it.
-pub fn replace_nulls(null: BorrowedFd) -> Result<()> {
-    for stream in STREAMS {
+///
+/// `descriptors` is how many the process is given, from 0 on.
+pub fn replace_nulls(null: BorrowedFd, descriptors: RawFd) -> Result<()> {
+    for stream in 0..descriptors {
         if is_null(stream)? {
             replace(stream, null)?;
         }

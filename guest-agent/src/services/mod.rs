@@ -21,6 +21,7 @@ use crate::container::{Containers, StdioRequest};
 use crate::error::{Error, Result, bounded};
 use crate::init::protocol::{Failure, Reason, WindowSize};
 use crate::server::Shutdown;
+use crate::stdio::Kind;
 
 /// What the proto defines.
 #[allow(missing_docs)]
@@ -132,6 +133,9 @@ fn parsed<T: serde::de::DeserializeOwned>(what: &str, json: &[u8]) -> Result<T> 
     serde_json::from_slice(json).map_err(|error| Error::InvalidArgument(format!("{what} cannot be read: {error}")))
 }
 
+/// Most descriptors of a process that lead to the host.
+const MAX_DESCRIPTORS: usize = 64;
+
 /// Without any wish, all streams are /dev/null.
 fn stdio_request(stdio: Option<proto::Stdio>) -> Result<StdioRequest> {
     let stdio = stdio.unwrap_or_default();
@@ -139,11 +143,34 @@ fn stdio_request(stdio: Option<proto::Stdio>) -> Result<StdioRequest> {
         (0, 0) => None,
         (rows, columns) => Some(window_size(rows, columns)?),
     };
-    Ok(StdioRequest {
-        stdin: stdio.stdin,
-        stdout: stdio.stdout,
-        stderr: stdio.stderr,
-        window,
+    let standard = [
+        if stdio.stdin { Kind::Input } else { Kind::Null },
+        if stdio.stdout { Kind::Output } else { Kind::Null },
+        if stdio.stderr { Kind::Output } else { Kind::Null },
+    ];
+    let mut descriptors = standard.to_vec();
+    for kind in stdio.further {
+        descriptors.push(descriptor_kind(kind)?);
+    }
+    if descriptors.len() > MAX_DESCRIPTORS {
+        return Err(Error::InvalidArgument(format!(
+            "a process cannot be given more than {MAX_DESCRIPTORS} descriptors"
+        )));
+    }
+    Ok(StdioRequest { descriptors, window })
+}
+
+fn descriptor_kind(kind: i32) -> Result<Kind> {
+    Ok(match proto::stdio::Kind::try_from(kind) {
+        Ok(proto::stdio::Kind::Null) => Kind::Null,
+        Ok(proto::stdio::Kind::Input) => Kind::Input,
+        Ok(proto::stdio::Kind::Output) => Kind::Output,
+        Ok(proto::stdio::Kind::Socket) => Kind::Socket,
+        Err(_) => {
+            return Err(Error::InvalidArgument(format!(
+                "there is no descriptor of the kind {kind}"
+            )));
+        }
     })
 }
 

@@ -1,4 +1,4 @@
-//! What flows through the standard streams of a process.
+//! What flows through the descriptors of a process.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tonic::{Request, Status, Streaming, async_trait};
 use super::{Outcome, Response, proto};
 use crate::container::Containers;
 use crate::error::Error;
-use crate::stdio::{Piece, Reader, Source, Writer};
+use crate::stdio::{Piece, Reader, Writer};
 
 /// The most that one message of input carries, in bytes.
 const MAX_INPUT: usize = 1 << 20;
@@ -28,7 +28,7 @@ impl proto::streams_server::Streams for Service {
         let writer = self
             .containers
             .process(&first.container_id, &first.process_id)?
-            .writer()?;
+            .writer(first.descriptor)?;
         let accepted_bytes = feed(writer, first, chunks).await?;
         Ok(Response::new(proto::WriteInputResponse { accepted_bytes }))
     }
@@ -37,35 +37,24 @@ impl proto::streams_server::Streams for Service {
 
     async fn read_output(&self, request: Request<proto::ReadOutputRequest>) -> Outcome<Self::ReadOutputStream> {
         let request = request.into_inner();
-        let source = source(request.stream)?;
         let reader = self
             .containers
             .process(&request.container_id, &request.process_id)?
-            .reader(source)?;
+            .reader(request.descriptor)?;
         Ok(Response::new(Box::pin(unfold(Some(reader), next_chunk))))
     }
 
     async fn close_output(&self, request: Request<proto::CloseOutputRequest>) -> Outcome<proto::CloseOutputResponse> {
         let request = request.into_inner();
-        let source = source(request.stream)?;
         self.containers
             .process(&request.container_id, &request.process_id)?
-            .close_output(source)
+            .close_output(request.descriptor)
             .await?;
         Ok(Response::new(proto::CloseOutputResponse {}))
     }
 }
 
-fn source(stream: i32) -> Result<Source, Error> {
-    use proto::read_output_request::Stream::{Stderr, Stdout};
-    match stream.try_into() {
-        Ok(Stdout) => Ok(Source::Stdout),
-        Ok(Stderr) => Ok(Source::Stderr),
-        Err(_) => Err(Error::InvalidArgument(format!("stream {stream} is no stream"))),
-    }
-}
-
-/// Writes all chunks, and then closes the stdin. A call that breaks off leaves it open, for the host to go on.
+/// Writes all chunks, and then closes the descriptor. A call that breaks off leaves it open, for the host to go on.
 async fn feed(
     mut writer: Writer,
     first: proto::InputChunk,

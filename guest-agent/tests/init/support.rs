@@ -340,14 +340,17 @@ fn become_subreaper() {
     ONCE.call_once(|| nix::sys::prctl::set_child_subreaper(true).expect("become a subreaper"));
 }
 
+/// Behind the standard streams.
+const SOCKET: i32 = 3;
+
 #[expect(clippy::zombie_processes, reason = "it is waited for by its pid")]
 fn spawn(socket: &UnixStream, output: io::PipeWriter) -> Pid {
     let socket = socket.as_raw_fd();
     let mut command = Command::new(env!("CARGO_BIN_EXE_vruntime-agent"));
-    command.arg("init").env_clear().stdin(Stdio::null());
+    command.args(["init", "3"]).env_clear().stdin(Stdio::null());
     command.stdout(output.try_clone().expect("dup")).stderr(output);
     // SAFETY: dup2 is safe to call between fork and exec.
-    unsafe { command.pre_exec(move || inherit(socket, protocol::SOCKET)) };
+    unsafe { command.pre_exec(move || inherit(socket, SOCKET)) };
     let child = command.spawn().expect("start init");
     Pid::from_raw(child.id() as i32)
 }

@@ -25,13 +25,15 @@ pub mod proto {
 
 use proto::containers_client::ContainersClient;
 use proto::processes_client::ProcessesClient;
-use proto::read_output_request::Stream;
 use proto::sandbox_client::SandboxClient;
 use proto::streams_client::StreamsClient;
 use proto::*;
 
 const BUSYBOX: &str = "/bin/busybox";
-const APPLETS: &[&str] = &["cat", "dd", "echo", "head", "sh", "sleep", "stty", "true"];
+const APPLETS: &[&str] = &["cat", "dd", "echo", "head", "ls", "sh", "sleep", "stty", "true", "wc"];
+
+pub const STDOUT: u32 = 1;
+pub const STDERR: u32 = 2;
 
 /// The most of a message that is accepted.
 const MAX_MESSAGE: usize = 4 << 20;
@@ -384,27 +386,27 @@ impl Host {
         self.processes().forget(request).await.map(drop)
     }
 
-    pub async fn output(&mut self, container: &str, id: &str, stream: Stream) -> Answer<Streaming<OutputChunk>> {
+    pub async fn output(&mut self, container: &str, id: &str, descriptor: u32) -> Answer<Streaming<OutputChunk>> {
         let request = ReadOutputRequest {
             container_id: container.to_owned(),
             process_id: id.to_owned(),
-            stream: stream.into(),
+            descriptor,
         };
         Ok(self.streams().read_output(request).await?.into_inner())
     }
 
-    pub async fn close_output(&mut self, container: &str, id: &str, stream: Stream) -> Answer<()> {
+    pub async fn close_output(&mut self, container: &str, id: &str, descriptor: u32) -> Answer<()> {
         let request = CloseOutputRequest {
             container_id: container.to_owned(),
             process_id: id.to_owned(),
-            stream: stream.into(),
+            descriptor,
         };
         self.streams().close_output(request).await.map(drop)
     }
 
     /// All of a stream, to its end.
-    pub async fn read(&mut self, container: &str, id: &str, stream: Stream) -> Answer<Vec<u8>> {
-        let mut output = self.output(container, id, stream).await?;
+    pub async fn read(&mut self, container: &str, id: &str, descriptor: u32) -> Answer<Vec<u8>> {
+        let mut output = self.output(container, id, descriptor).await?;
         let mut data = Vec::new();
         while let Some(chunk) = output.message().await? {
             data.extend_from_slice(&chunk.data);
@@ -422,6 +424,7 @@ impl Host {
             container_id: container.to_owned(),
             process_id: id.to_owned(),
             data: block.into(),
+            descriptor: 0,
         };
         self.write_stream(Box::pin(futures_util::stream::iter(std::iter::repeat_n(chunk, count))))
             .await

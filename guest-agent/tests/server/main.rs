@@ -7,9 +7,8 @@ mod agent;
 
 use std::time::{Duration, Instant};
 
-use agent::proto::read_output_request::Stream;
 use agent::proto::{self, InputChunk, Stdio};
-use agent::{Agent, process, terminal};
+use agent::{Agent, STDERR, STDOUT, process, terminal};
 use serde_json::json;
 use tonic::Code;
 
@@ -42,8 +41,8 @@ async fn a_container_lives_from_create_to_delete() {
     host.start("c").await.unwrap();
     assert_eq!(host.start("c").await.unwrap_err().code(), Code::FailedPrecondition);
     assert_eq!(host.write("c", "init", b"hello".to_vec()).await.unwrap(), 5);
-    assert_eq!(host.read("c", "init", Stream::Stdout).await.unwrap(), b"hello");
-    assert_eq!(host.read("c", "init", Stream::Stderr).await.unwrap(), b"end\n");
+    assert_eq!(host.read("c", "init", STDOUT).await.unwrap(), b"hello");
+    assert_eq!(host.read("c", "init", STDERR).await.unwrap(), b"end\n");
     assert_eq!(host.wait("c", "init").await.unwrap(), 7);
     assert_eq!(host.wait("c", "init").await.unwrap(), 7);
     let refused = host.exec("c", "late", process("true")).await.unwrap_err();
@@ -115,7 +114,7 @@ async fn a_hundred_megabytes_pass_unchanged_both_ways() {
     let mut host = agent.connect().await;
     host.run("c", process("cat")).await;
     let block = pattern(MEBIBYTE);
-    let mut output = host.output("c", "init", Stream::Stdout).await.unwrap();
+    let mut output = host.output("c", "init", STDOUT).await.unwrap();
     let mut writer = host.clone();
     let compare = async {
         let mut received = 0;
@@ -141,7 +140,7 @@ async fn the_end_of_the_process_is_told_before_the_end_of_the_stream() {
     host.exec("c", "p", process("echo own; (sleep 1; echo child) & exit 3"))
         .await
         .unwrap();
-    let mut output = host.output("c", "p", Stream::Stdout).await.unwrap();
+    let mut output = host.output("c", "p", STDOUT).await.unwrap();
     let mut account = Vec::new();
     while let Some(chunk) = output.message().await.unwrap() {
         account.push((String::from_utf8(chunk.data.to_vec()).unwrap(), chunk.process_ended));
@@ -161,7 +160,7 @@ async fn forgetting_a_process_ends_its_streams() {
     let mut host = agent.connect().await;
     host.run("c", process("sleep 100")).await;
     host.exec("c", "p", process("sleep 100 &")).await.unwrap();
-    let mut output = host.output("c", "p", Stream::Stdout).await.unwrap();
+    let mut output = host.output("c", "p", STDOUT).await.unwrap();
     assert!(
         output
             .message()
@@ -186,12 +185,13 @@ async fn a_writer_waits_for_its_reader_and_hears_of_its_end() {
         container_id: "c".into(),
         process_id: "p".into(),
         data: b"0123456789"[..].into(),
+        descriptor: 0,
     };
     let (sender, chunks) = held_open(first);
     let accepted = tokio::time::timeout(Duration::from_secs(10), host.write_stream(chunks)).await;
     assert_eq!(accepted.expect("an answer").unwrap(), 10);
     drop(sender);
-    assert_eq!(host.read("c", "p", Stream::Stdout).await.unwrap(), b"0123456789");
+    assert_eq!(host.read("c", "p", STDOUT).await.unwrap(), b"0123456789");
 }
 
 /// A stream that gives one chunk, and stays open until the guard is dropped.
@@ -215,13 +215,10 @@ async fn a_process_that_nobody_reads_is_stopped_by_its_pipe() {
     let mut host = agent.connect().await;
     let script = "dd if=/dev/zero bs=64k count=160 2>/dev/null; echo done >&2";
     host.run("c", process(script)).await;
-    let mut errors = host.output("c", "init", Stream::Stderr).await.unwrap();
+    let mut errors = host.output("c", "init", STDERR).await.unwrap();
     let early = tokio::time::timeout(Duration::from_millis(500), errors.message()).await;
     assert!(early.is_err(), "10 MiB went into a pipe: {early:?}");
-    assert_eq!(
-        host.read("c", "init", Stream::Stdout).await.unwrap().len(),
-        10 * MEBIBYTE
-    );
+    assert_eq!(host.read("c", "init", STDOUT).await.unwrap().len(), 10 * MEBIBYTE);
     assert_eq!(&errors.message().await.unwrap().expect("a chunk").data[..], b"done\n");
 }
 
@@ -233,8 +230,46 @@ async fn a_writer_whose_output_is_closed_gets_sigpipe() {
     host.exec("c", "p", process("exec dd if=/dev/zero bs=64k"))
         .await
         .unwrap();
-    host.close_output("c", "p", Stream::Stdout).await.unwrap();
+    host.close_output("c", "p", STDOUT).await.unwrap();
     assert_eq!(host.wait("c", "p").await.unwrap(), 128 + 13);
+}
+
+#[tokio::test]
+async fn further_descriptors_are_pipes_and_sockets() {
+    use proto::stdio::Kind;
+    let agent = Agent::start().await;
+    let mut host = agent.connect().await;
+    host.run("c", process("sleep 100")).await;
+    let stdio = Stdio {
+        stdout: true,
+        further: [Kind::Input, Kind::Output, Kind::Socket, Kind::Null]
+            .map(Into::into)
+            .to_vec(),
+        ..Stdio::default()
+    };
+    let script = "cat <&3 >&4; cat <&5 >&5; cat <&6; echo lost >&6; exec 4>&- 5>&-; ls /proc/self/fd | wc -l";
+    host.exec_with("c", "p", process(script), stdio).await.unwrap();
+    for (number, text) in [(3, "through a pipe"), (5, "through a socket")] {
+        let chunk = InputChunk {
+            container_id: "c".to_owned(),
+            process_id: "p".to_owned(),
+            data: text.into(),
+            descriptor: number,
+        };
+        let chunks = futures_util::stream::iter([chunk]);
+        assert_eq!(host.write_stream(Box::pin(chunks)).await.unwrap(), text.len() as u64);
+    }
+    assert_eq!(host.read("c", "p", 4).await.unwrap(), b"through a pipe");
+    assert_eq!(host.read("c", "p", 5).await.unwrap(), b"through a socket");
+    // 0, 1, 2, 3, 6 and the one that ls reads: nothing else has come along.
+    assert_eq!(host.read("c", "p", STDOUT).await.unwrap(), b"6\n");
+    assert_eq!(host.wait("c", "p").await.unwrap(), 0);
+    for number in [3, 6, 7] {
+        assert_eq!(
+            host.read("c", "p", number).await.unwrap_err().code(),
+            Code::FailedPrecondition
+        );
+    }
 }
 
 #[tokio::test]
@@ -255,7 +290,7 @@ async fn a_terminal_is_read_written_and_resized() {
     )
     .await
     .unwrap();
-    let mut output = host.output("c", "t", Stream::Stdout).await.unwrap();
+    let mut output = host.output("c", "t", STDOUT).await.unwrap();
     assert_eq!(
         &output.message().await.unwrap().expect("a chunk").data[..],
         b"11 33\r\n"
@@ -269,7 +304,7 @@ async fn a_terminal_is_read_written_and_resized() {
     assert_eq!(String::from_utf8(rest).unwrap(), "hello\r\n44 55\r\ngot hello\r\n");
     assert_eq!(host.wait("c", "t").await.unwrap(), 5);
     assert_eq!(
-        host.read("c", "t", Stream::Stderr).await.unwrap_err().code(),
+        host.read("c", "t", STDERR).await.unwrap_err().code(),
         Code::FailedPrecondition
     );
 }
@@ -384,7 +419,7 @@ async fn containers_survive_the_hosts_connection() {
     let agent = Agent::start().await;
     let mut host = agent.connect().await;
     host.run("c", process("dd if=/dev/zero bs=64k")).await;
-    let mut output = host.output("c", "init", Stream::Stdout).await.unwrap();
+    let mut output = host.output("c", "init", STDOUT).await.unwrap();
     output.message().await.unwrap().expect("a chunk");
     drop((host, output));
 
@@ -392,7 +427,7 @@ async fn containers_survive_the_hosts_connection() {
     let deadline = Instant::now() + Duration::from_secs(10);
     // The reader of the old connection gives the stream back when the agent has seen its end.
     let mut output = loop {
-        match host.output("c", "init", Stream::Stdout).await {
+        match host.output("c", "init", STDOUT).await {
             Ok(output) => break output,
             Err(status) => assert_eq!(status.code(), Code::FailedPrecondition),
         }
@@ -414,7 +449,7 @@ async fn a_hundred_short_processes_lose_nothing() {
         host.exec("c", &id, process("dd if=/dev/zero bs=1000 count=1000 2>/dev/null"))
             .await
             .unwrap();
-        assert_eq!(host.read("c", &id, Stream::Stdout).await.unwrap().len(), 1_000_000);
+        assert_eq!(host.read("c", &id, STDOUT).await.unwrap().len(), 1_000_000);
         assert_eq!(host.wait("c", &id).await.unwrap(), 0);
         host.forget("c", &id).await.unwrap();
     }
