@@ -22,12 +22,12 @@ use oci_spec::runtime::{Process as OciProcess, Spec};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::held;
-use crate::init::protocol::{Create, Exec, Request, WindowSize};
+use crate::init::protocol::{Create, Exec, Request};
 use crate::launch::{Conversation, Launched, Place, launch, start};
 use crate::notify::NotifySocket;
 use crate::process::Process;
 use crate::reaper::Reaper;
-use crate::stdio::Plan;
+use crate::wish::{StdioRequest, Wish};
 
 /// The process id of a container's first process.
 pub const INIT: &str = "init";
@@ -119,27 +119,6 @@ struct State {
     processes: HashMap<String, Option<Arc<Process>>>,
 }
 
-/// What the host wishes for the streams of a process.
-#[derive(Clone, Copy, Default)]
-pub struct StdioRequest {
-    pub stdin: bool,
-    pub stdout: bool,
-    pub stderr: bool,
-    pub window: Option<WindowSize>,
-}
-
-impl StdioRequest {
-    fn plan(self, process: Option<&OciProcess>) -> Plan {
-        let terminal = process.and_then(|process| process.terminal()).unwrap_or(false);
-        Plan {
-            terminal,
-            stdin: self.stdin,
-            stdout: self.stdout,
-            stderr: self.stderr,
-        }
-    }
-}
-
 impl Containers {
     /// No containers yet; their cgroups will be below this directory.
     pub fn new(reaper: Arc<Reaper>, cgroup_root: PathBuf) -> Self {
@@ -151,10 +130,10 @@ impl Containers {
     }
 
     /// Makes a container, whose init waits for [`Self::start`].
-    pub async fn create(&self, id: String, spec: Spec, stdio: StdioRequest, notify: bool) -> Result<Arc<Container>> {
+    pub async fn create(&self, id: String, wish: Wish) -> Result<Arc<Container>> {
         check_id("container", &id)?;
         self.reserve(&id)?;
-        let result = self.make(&id, spec, stdio, notify).await;
+        let result = self.make(&id, wish).await;
         let mut table = self.table();
         match result {
             Ok(container) => {
@@ -183,7 +162,13 @@ impl Containers {
         Ok(())
     }
 
-    async fn make(&self, id: &str, spec: Spec, stdio: StdioRequest, notify: bool) -> Result<Container> {
+    async fn make(&self, id: &str, wish: Wish) -> Result<Container> {
+        let Wish {
+            spec,
+            stdio,
+            notify,
+            hook_state,
+        } = wish;
         let limits = spec
             .linux()
             .as_ref()
@@ -196,6 +181,7 @@ impl Containers {
         let request = Request::Create(Box::new(Create {
             spec,
             window: stdio.window,
+            hook_state,
         }));
         let place = Place {
             reaper: &self.reaper,
@@ -324,7 +310,7 @@ impl Container {
         self.status().require("started", &self.id, Status::can_start)?;
         let unstarted = self.state().unstarted.take();
         let conversation = unstarted.expect("what is created is not started");
-        let result = start(conversation).await;
+        let result = start(conversation, &self.spec).await;
         if result.is_err() {
             // It may have ended by itself.
             let _ = self.init.signal(nix::libc::SIGKILL);

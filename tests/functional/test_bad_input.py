@@ -357,7 +357,6 @@ def test_a_config_that_is_no_file(vruntime: Runtime, bundles: Bundles, kind: str
     [
         (lambda config: config["linux"]["namespaces"].append({"type": "user"}), "user namespace"),
         (lambda config: config["mounts"].append({"destination": "/x", "type": "9p", "source": "x"}), '"9p"'),
-        (lambda config: config.update(hooks={"prestart": [{"path": "/bin/true"}]}), "hooks"),
         (lambda config: config.update(ociVersion="2.0.0"), "ociVersion"),
         (lambda config: config.update(vm={"kernel": {"path": "/boot/vmlinuz"}}), "vm"),
         (lambda config: config["linux"].update(intelRdt={"closID": "x"}), "Intel RDT"),
