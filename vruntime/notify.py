@@ -6,19 +6,17 @@ import array
 import os
 import select
 import socket
-from collections.abc import Mapping
 
 from vruntime.control import Connection, MonitorSilent
 from vruntime.errors import HostError, NoSuchContainer
 from vruntime.log import Log
 
-VARIABLE = "NOTIFY_SOCKET"
 # runc's patience with a service manager that does not acknowledge, in seconds.
 _BARRIER_TIMEOUT = 30.0
 
 
 class ServiceManager:
-    """The other end of NOTIFY_SOCKET."""
+    """The other end of a NOTIFY_SOCKET; HostError when there is none."""
 
     def __init__(self, address: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -26,13 +24,7 @@ class ServiceManager:
             self._socket.connect(_raw(address))
         except OSError as error:
             self._socket.close()
-            raise HostError(f"cannot notify {address!r}, the {VARIABLE}: {error.strerror or error}") from error
-
-    @classmethod
-    def of_caller(cls, environment: Mapping[str, str] = os.environ) -> ServiceManager | None:
-        """Who waits for our caller's services; None when nobody does."""
-        address = environment.get(VARIABLE)
-        return cls(address) if address else None
+            raise HostError(f"cannot notify the NOTIFY_SOCKET {address}: {error.strerror or error}") from error
 
     def fileno(self) -> int:
         """A datagram socket that is connected to it."""
@@ -60,7 +52,7 @@ class ServiceManager:
             try:
                 self._socket.sendmsg([b"BARRIER=1"], rights)
             except OSError as error:
-                raise HostError(f"cannot notify the {VARIABLE}: {error.strerror}") from error
+                raise HostError(f"cannot write to the NOTIFY_SOCKET: {error.strerror}") from error
             finally:
                 os.close(theirs)
             poll = select.poll()

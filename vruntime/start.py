@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vruntime.container import Record, load
 from vruntime.control import TIMEOUT, Connection
-from vruntime.errors import HookError, VruntimeError
+from vruntime.errors import ContainerError, HookError, VruntimeError
 from vruntime.store import Store
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def start(store: Store, record: Record, connection: Connection, *, main_pid: int
     Gives the service manager that waits for it, if any: it is told `main_pid` as soon as the container is ready, and
     our caller is to wait for that, unless it has this pid itself.
     """
-    manager = _service_manager() if record.notify else None
+    manager = _service_manager(record) if os.environ.get("NOTIFY_SOCKET") else None
     request: dict[str, Any] = {"id": record.id, "timeout": TIMEOUT}
     if manager is not None:
         request |= {"fds": [manager.fileno()], "names": ["notify"], "main_pid": main_pid, "starter": os.getpid()}
@@ -32,10 +32,15 @@ def start(store: Store, record: Record, connection: Connection, *, main_pid: int
     return manager
 
 
-def _service_manager() -> ServiceManager | None:
+def _service_manager(record: Record) -> ServiceManager:
     from vruntime.notify import ServiceManager  # noqa: PLC0415  few containers have one
 
-    return ServiceManager.of_caller()
+    if not record.notify:
+        raise ContainerError(
+            "NOTIFY_SOCKET is set, but was not when the container was created",
+            hint="it has no socket to tell that it is ready; set it for both, or for neither",
+        )
+    return ServiceManager(os.environ["NOTIFY_SOCKET"])
 
 
 def _start_with_hooks(store: Store, record: Record, connection: Connection, request: dict[str, Any]) -> None:

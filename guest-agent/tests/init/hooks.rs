@@ -61,7 +61,7 @@ fn it_has_the_programs_user_and_no_more_rights() {
 #[test]
 fn it_leads_a_session_and_has_its_own_streams_alone() {
     let bundle = with_hooks(json!([script(
-        "ls /proc/self/fd > /tmp/fds; cut -d' ' -f1,6 /proc/$$/stat > /tmp/ids"
+        "ls /proc/self/fd > /tmp/fds; busybox cut -d' ' -f1,6 /proc/$$/stat > /tmp/ids"
     )]))
     .script("cat /tmp/fds; read -r pid session < /tmp/ids; [ $pid = $session ] && echo leads");
     assert_eq!(output(&bundle), "0\n1\n2\n3\nleads\n");

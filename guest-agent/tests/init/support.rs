@@ -29,8 +29,8 @@ use protocol::{Create, Event, Exec, Failure, Request, WindowSize};
 
 const BUSYBOX: &str = "/bin/busybox";
 const APPLETS: &[&str] = &[
-    "cat", "chmod", "cut", "echo", "env", "false", "grep", "head", "hostname", "id", "kill", "ls", "mkdir", "mount",
-    "pwd", "readlink", "sh", "sleep", "sort", "stat", "stty", "touch", "true", "tty",
+    "cat", "chmod", "echo", "env", "false", "grep", "head", "hostname", "id", "kill", "ls", "mkdir", "mount", "pwd",
+    "readlink", "sh", "sleep", "sort", "stat", "stty", "touch", "true", "tty",
 ];
 
 /// A bundle with a root file system of busybox, removed at its end.
