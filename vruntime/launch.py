@@ -181,6 +181,12 @@ def _check_preserved(count: int) -> None:
             f"--preserve-fds {count}: an open file of the host cannot cross into a virtual machine",
             hint="leave the flag out, or 0",
         )
+    sockets = os.environ.get("LISTEN_FDS", "0")
+    if sockets != "0" and os.environ.get("LISTEN_PID") == str(os.getpid()):
+        raise ContainerError(
+            f"LISTEN_FDS={sockets}: an open socket of the host cannot cross into a virtual machine",
+            hint="start it without socket activation",
+        )
 
 
 def _check_installed(vm: VmSettings) -> None:
@@ -240,8 +246,11 @@ def _namespaces_to_find(monitor: Monitor) -> Iterator[None]:
     from vruntime import namespaces  # noqa: PLC0415  few containers need it
 
     monitor.launched()
-    with namespaces.new_network(), namespaces.mounts_of(monitor.pid):
-        yield
+    try:
+        with namespaces.new_network(), namespaces.mounts_of(monitor.pid):
+            yield
+    except OSError as error:
+        raise HostError(f"cannot make the namespaces that hooks find by the container's pid: {error}") from error
 
 
 def _new_record(container_id: str, config: OciConfig) -> Record:

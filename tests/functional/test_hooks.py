@@ -128,6 +128,12 @@ def test_those_of_the_config_as_it_was_at_create(any_runtime: Runtime, bundles: 
     assert not (tmp_path / "edited").exists()
 
 
+def test_one_that_edits_the_config_changes_nothing(any_runtime: Runtime, bundles: Bundles) -> None:
+    bundle = bundles.busybox("echo", "as written", edit=adding(prestart=[shell("sed -i s/written/edited/ config.json")]))
+    assert any_runtime("run", "--bundle", str(bundle), any_runtime.new_id()).stdout == b"as written\n"
+    assert "edited" in (bundle / "config.json").read_text()
+
+
 # -- where ----------------------------------------------------------------------------------------------------------
 
 
@@ -246,7 +252,7 @@ def test_one_that_fails_at_the_end_is_a_warning(vruntime: Runtime, bundles: Bund
     assert (tmp_path / "last").exists()
 
 
-# -- hooks that do harm or hang (bad input, 19) -----------------------------------------------------------------------
+# -- hooks that do harm or hang -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [*BEFORE_CREATE, "poststart"])
