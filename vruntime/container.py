@@ -89,6 +89,7 @@ class Record:
     shim: Identity | None = None
     exit_code: int | None = None
     notify: bool = False
+    hooks: bool = False
     error: str | None = None
 
     def save(self, store: Store) -> Record:
@@ -135,6 +136,16 @@ class Record:
         if annotations:
             state["annotations"] = dict(sorted(annotations.items()))
         state["owner"] = ""
+        return state
+
+    def hook_state(self, status: Status, pid: int) -> dict[str, Any]:
+        """The runtime-spec's state as a hook is told it, in runc's order; a pid of 0 is no pid."""
+        state: dict[str, Any] = {"ociVersion": OCI_VERSION, "id": self.id, "status": str(status)}
+        if pid:
+            state["pid"] = pid
+        state["bundle"] = self.bundle
+        if self.annotations:
+            state["annotations"] = dict(sorted(self.annotations.items()))
         return state
 
     def owner_name(self) -> str:

@@ -5,6 +5,7 @@ VruntimeError                  anything that a user is told in one line
 ├── SettingsError              the administrator's settings are wrong
 ├── AcceleratorError           no accelerator that the settings allow
 ├── HostError                  an operation of the host failed
+│   └── HookError              a hook of the container failed
 ├── ContainerError             the container's state forbids the request
 │   ├── NoSuchContainer
 │   └── ContainerExists
@@ -57,6 +58,10 @@ class HostError(VruntimeError):
     """An operation of the host failed."""
 
 
+class HookError(HostError):
+    """A hook of the container failed."""
+
+
 class ContainerError(VruntimeError):
     """The container's state forbids the request."""
 
@@ -97,6 +102,7 @@ _BY_NAME: dict[str, type[VruntimeError]] = {
         SettingsError,
         AcceleratorError,
         HostError,
+        HookError,
         ContainerError,
         NoSuchContainer,
         ContainerExists,

@@ -8,7 +8,8 @@ import os
 import socket
 import sys
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from typing import Any
 from vruntime import accelerator, descriptors, streams, terminal
 from vruntime.container import CONFIG_FILE, Record, now
 from vruntime.control import Connection, MonitorSilent
-from vruntime.errors import HostError, SandboxError, VruntimeError
+from vruntime.errors import ContainerError, HostError, SandboxError, VruntimeError
 from vruntime.globals import Globals
+from vruntime.hooks import Hooks
 from vruntime.log import Log
-from vruntime.monitor.config import GUEST_PATH, LOG, Bind, SandboxConfig
-from vruntime.oci.config import OciConfig, load_config
+from vruntime.monitor.config import GUEST_NOTIFY_PATH, GUEST_PATH, LOG, Bind, SandboxConfig
+from vruntime.oci.config import NOTIFY_DIRECTORY, OciConfig, load_config
 from vruntime.remove import END_TIMEOUT, remove
 from vruntime.settings import Settings, VmSettings
 from vruntime.spawn import Child, Identity, spawn
@@ -49,13 +51,9 @@ class Options:
 class Created:
     """A container in the guest that waits for its start."""
 
-    container_id: str
+    record: Record
     connection: Connection
     caller: streams.Caller
-
-    def start(self) -> None:
-        """Starts its program."""
-        self.connection.request("start", id=self.container_id)
 
 
 class Monitor:
@@ -65,6 +63,7 @@ class Monitor:
         self.connection = connection
         self._child = child
         self._output = output
+        self._launched = False
 
     @classmethod
     def start(cls, name: str) -> Monitor:
@@ -76,13 +75,32 @@ class Monitor:
             child = spawn("monitor", argv, fds={1: output, 2: output, 3: theirs.fileno()}, new_session=True)
         return cls(child, Connection(ours), output)
 
-    def create(self, sandbox: SandboxConfig, request: dict[str, Any], caller: streams.Caller) -> dict[str, Any]:
-        """Has it launch the machine and make the container; waits until the container is there."""
-        timeout = sandbox.boot_timeout + sandbox.request_timeout + MARGIN
-        try:
-            return self.connection.request("create", timeout=timeout, fds=list(caller.fds.values()), **request)
-        except MonitorSilent as error:
-            raise SandboxError(error.message, hint=self._last_words(sandbox.directory) or None) from error
+    @property
+    def pid(self) -> int:
+        """Its process, which is in the sandbox's mount namespace once it has launched."""
+        return self._child.pid
+
+    def launch(self, root: str, sandbox: SandboxConfig) -> None:
+        """Has it launch the machine, without waiting for it."""
+        self._sandbox = sandbox
+        with self._last_words():
+            self.connection.ask("launch", root=root, sandbox=sandbox.to_wire())
+
+    def launched(self) -> None:
+        """Waits until the sandbox's processes run and its mount namespace is there; the guest boots on."""
+        if not self._launched:
+            with self._last_words():
+                self.connection.answer("launch")
+            self._launched = True
+
+    def create(self, request: dict[str, Any], caller: streams.Caller) -> dict[str, Any]:
+        """Has it make the container; waits until the container is there."""
+        timeout = self._sandbox.boot_timeout + self._sandbox.request_timeout + MARGIN
+        with suppress(MonitorSilent):  # a monitor that has hung up has said why, or its silence is told below
+            self.connection.ask("create", timeout=timeout, fds=list(caller.fds.values()), **request)
+        self.launched()
+        with self._last_words():
+            return self.connection.answer("create", timeout=timeout)
 
     def kill(self) -> None:
         """SIGKILL: the machine dies with it."""
@@ -94,11 +112,16 @@ class Monitor:
         if self._child.wait(END_TIMEOUT) is None:
             self._child.end()
 
-    def _last_words(self, directory: Path) -> str:
-        said = os.pread(self._output, 1 << 16, 0)
-        with suppress(FileNotFoundError):
-            said += (directory / LOG).read_bytes()
-        return " | ".join(console.tail(said))
+    @contextmanager
+    def _last_words(self) -> Iterator[None]:
+        """Adds to an error of silence what it has logged."""
+        try:
+            yield
+        except MonitorSilent as error:
+            said = os.pread(self._output, 1 << 16, 0)
+            with suppress(FileNotFoundError):
+                said += (self._sandbox.directory / LOG).read_bytes()
+            raise SandboxError(error.message, hint=" | ".join(console.tail(said)) or None) from error
 
 
 def create(globals_: Globals, log: Log, container_id: str, options: Options, undo: ExitStack) -> Created:
@@ -108,6 +131,7 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     """
     began = time.monotonic()
     check_id(container_id)
+    _refuse_socket_activation()
     preserved = descriptors.preserved(options.preserve_fds)
     monitor = Monitor.start(container_id)  # its interpreter starts beside our checks
     undo.callback(monitor.end)
@@ -120,18 +144,25 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     log.debug(f"phase validate: {_milliseconds(began)} ms")
 
     store.reserve(container_id)
+    hooks = Hooks(_new_record(container_id, config), config.document)
+    undo.callback(hooks.run_after_delete, log)  # when all is removed
     undo.callback(store.remove, container_id)
     undo.callback(monitor.end)  # before its state is removed
-    _first_record(store, container_id, config)
+    store.write(container_id, CONFIG_FILE, json.dumps(config.document))
+    hooks.record.save(store)
     sandbox.directory.mkdir(mode=0o700)
+    monitor.launch(os.path.abspath(globals_.root), sandbox)
     caller = streams.prepare(
         wants_terminal=config.terminal,
         console_socket=options.console_socket,
         size=_console_size(config),
         preserved=preserved,
+        shim_place=_namespaces_to_find(monitor) if hooks.before_create else nullcontext(),
         undo=undo,
     )
-    reply = monitor.create(sandbox, _request(globals_, sandbox, container_id, config, caller), caller)
+    if hooks.before_create:
+        hooks.run_before_create(caller.shim.pid, monitor.pid)
+    reply = monitor.create(_request(hooks.record, config, caller), caller)
     caller.close_given()
     for phase, milliseconds in reply["timings"].items():
         log.debug(f"phase {phase}: {milliseconds} ms after the monitor's start")
@@ -143,7 +174,16 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     )
     log.debug(f"phase create: {_milliseconds(began)} ms in all")
     undo.callback(_take_back, store, container_id, monitor)
-    return Created(container_id, monitor.connection, caller)
+    return Created(hooks.record, monitor.connection, caller)
+
+
+def _refuse_socket_activation() -> None:
+    sockets = os.environ.get("LISTEN_FDS", "0")
+    if sockets != "0" and os.environ.get("LISTEN_PID") == str(os.getpid()):
+        raise ContainerError(
+            f"LISTEN_FDS={sockets}: a listening socket of the host cannot cross into a virtual machine",
+            hint="start it without socket activation",
+        )
 
 
 def _check_installed(vm: VmSettings) -> None:
@@ -197,9 +237,21 @@ def _console_size(config: OciConfig) -> tuple[int, int] | None:
     return (size["height"], size["width"]) if size else None
 
 
-def _first_record(store: Store, container_id: str, config: OciConfig) -> None:
-    store.write(container_id, CONFIG_FILE, json.dumps(config.document))
-    Record(
+@contextmanager
+def _namespaces_to_find(monitor: Monitor) -> Iterator[None]:
+    """What a hook finds by the pid that it is told is the sandbox's or the container's own, and nothing of the host."""
+    from vruntime import namespaces  # noqa: PLC0415  few containers need it
+
+    monitor.launched()
+    try:
+        with namespaces.new_network(), namespaces.mounts_of(monitor.pid):
+            yield
+    except OSError as error:
+        raise HostError(f"cannot make the namespaces that hooks find by the container's pid: {error}") from error
+
+
+def _new_record(container_id: str, config: OciConfig) -> Record:
+    return Record(
         id=container_id,
         bundle=str(config.bundle),
         rootfs=str(config.rootfs),
@@ -208,7 +260,9 @@ def _first_record(store: Store, container_id: str, config: OciConfig) -> None:
         annotations=dict(config.annotations),
         owner=os.geteuid(),
         creator=Identity.of(os.getpid()),
-    ).save(store)
+        notify=bool(os.environ.get("NOTIFY_SOCKET")),
+        hooks=any(config.hooks.values()),
+    )
 
 
 def _take_back(store: Store, container_id: str, monitor: Monitor) -> None:
@@ -220,30 +274,24 @@ def _take_back(store: Store, container_id: str, monitor: Monitor) -> None:
     remove(store, container_id)
 
 
-def _request(
-    globals_: Globals,
-    sandbox: SandboxConfig,
-    container_id: str,
-    config: OciConfig,
-    caller: streams.Caller,
-) -> dict[str, Any]:
-    base = f"{GUEST_PATH}/{container_id}"
+def _request(record: Record, config: OciConfig, caller: streams.Caller) -> dict[str, Any]:
+    base = f"{GUEST_PATH}/{record.id}"
     binds = [
         Bind(mount.index, mount.source, mount.is_readonly, mount.is_recursive)
         for mount in config.mounts
         if mount.is_bind
     ]
     sources = {bind.index: f"{base}/mounts/{bind.index}" for bind in binds}
+    notify = f"{GUEST_NOTIFY_PATH}/{record.id}" if record.notify else None
+    destinations = [(mount.destination, not mount.is_bind or os.path.isdir(mount.source)) for mount in config.mounts]
+    if record.notify:
+        destinations.append((NOTIFY_DIRECTORY, True))
     return {
-        "root": os.path.abspath(globals_.root),
-        "sandbox": sandbox.to_wire(),
-        "id": container_id,
-        "config": config.for_guest(f"{base}/rootfs", sources).decode(),
+        "id": record.id,
+        "config": config.for_guest(f"{base}/rootfs", sources, notify=notify).decode(),
         "readonly": config.readonly,
         "binds": [dict(bind.__dict__) for bind in binds],
-        "destinations": [
-            (mount.destination, not mount.is_bind or os.path.isdir(mount.source)) for mount in config.mounts
-        ],
+        "destinations": destinations,
         "names": list(caller.fds),
         "shim": caller.identity,
     }

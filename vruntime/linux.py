@@ -6,6 +6,7 @@ import ctypes
 import os
 
 CLONE_NEWNS = 0x00020000
+CLONE_NEWNET = 0x40000000
 
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
@@ -51,6 +52,11 @@ def _check(result: int, what: str) -> int:
 def unshare(flags: int) -> None:
     """See unshare(2) in the manual."""
     _check(_libc.unshare(flags), "unshare")
+
+
+def setns(fd: int, flags: int) -> None:
+    """See setns(2) in the manual. Into a mount namespace only a process with a single thread can go."""
+    _check(_libc.setns(fd, flags), "setns")
 
 
 def mount(source: str, target: str, *, fstype: str | None = None, flags: int = 0, data: str | None = None) -> None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from vruntime.container import Record, Status, load
 from vruntime.control import Connection, MonitorSilent
 from vruntime.errors import HostError, NoSuchContainer, VruntimeError
+from vruntime.log import Log
 from vruntime.spawn import Identity
 from vruntime.store import Store
 
@@ -36,8 +37,8 @@ def remove(store: Store, container_id: str) -> None:
     store.remove(container_id)
 
 
-def force_remove(store: Store, container_id: str) -> None:
-    """Kills when needed, and removes; a container whose record is damaged too."""
+def force_remove(store: Store, container_id: str, log: Log) -> None:
+    """Kills when needed, removes, and runs the poststop hooks; removes a container whose record is damaged too."""
     try:
         record = load(store, container_id)
     except (HostError, NoSuchContainer):
@@ -47,7 +48,14 @@ def force_remove(store: Store, container_id: str) -> None:
     if record.status is not Status.STOPPED:
         with suppress(VruntimeError):  # it has ended meanwhile, or will be ended with its monitor
             kill(store, record)
+    if not record.hooks:
+        remove(store, container_id)
+        return
+    from vruntime.hooks import Hooks  # noqa: PLC0415  few containers have them
+
+    hooks = Hooks.kept(store, record)
     remove(store, container_id)
+    hooks.run_after_delete(log)
 
 
 def _kill_by_id(store: Store, container_id: str) -> None:

@@ -10,8 +10,8 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -136,11 +136,16 @@ def spawn(
     fds: Mapping[int, int] | None = None,
     new_session: bool = False,
     environment: Mapping[str, str] | None = None,
+    program: str | None = None,
+    directory: str | None = None,
 ) -> Child:
     """Starts a program that has exactly the descriptors in `fds` (its number there -> our number) and no others.
 
-    Streams 0 to 2 not named are /dev/null. Raises HostError that names the program.
+    Streams 0 to 2 not named are /dev/null. `program` is its path where that is not `argv[0]`; `directory` its working
+    directory where that is not ours (not for a process with threads, which share it). Raises HostError that names the
+    program.
     """
+    path = argv[0] if program is None else program
     ours = dict(fds or {})
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     lifted: list[int] = []
@@ -154,17 +159,18 @@ def spawn(
             high = _dup_above(source, above)
             lifted.append(high)
             actions.append((os.POSIX_SPAWN_DUP2, high, target))
-        pid = os.posix_spawn(
-            argv[0],
-            list(argv),
-            dict(environment if environment is not None else {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}),
-            file_actions=actions,
-            setsid=new_session,
-            setsigmask=(),
-            setsigdef=_catchable(),
-        )
+        with _working_in(directory):
+            pid = os.posix_spawn(
+                path,
+                list(argv),
+                dict(environment if environment is not None else {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}),
+                file_actions=actions,
+                setsid=new_session,
+                setsigmask=(),
+                setsigdef=_catchable(),
+            )
     except OSError as error:
-        raise HostError(f"cannot start {name}: {argv[0]}: {error.strerror}") from error
+        raise HostError(f"cannot start {name}: {error.filename or path}: {error.strerror}") from error
     finally:
         for fd in (*lifted, null):
             os.close(fd)
@@ -206,6 +212,20 @@ def open_closed_streams() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
+
+
+@contextmanager
+def _working_in(directory: str | None) -> Iterator[None]:
+    if directory is None:
+        yield
+        return
+    ours = os.open(".", os.O_PATH | os.O_CLOEXEC)
+    try:
+        os.chdir(directory)
+        yield
+    finally:
+        os.fchdir(ours)
+        os.close(ours)
 
 
 def _dup_above(fd: int, lowest: int) -> int:

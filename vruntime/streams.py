@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from vruntime import terminal
 from vruntime.errors import HostError
 from vruntime.spawn import Child, Identity, spawn
 
+_HERE: AbstractContextManager[None] = nullcontext()
 _STANDARD = ("stdin", "stdout", "stderr")
 
 
@@ -67,11 +68,13 @@ def prepare(
     console_socket: Path | None,
     size: tuple[int, int] | None,
     preserved: dict[str, int],
+    shim_place: AbstractContextManager[None] = _HERE,
     undo: ExitStack,
 ) -> Caller:
     """Starts the shim and opens what the process needs; `undo` takes it back when the process does not come to be.
 
-    `preserved` are the caller's descriptors beyond the standard streams, by their names.
+    `preserved` are the caller's descriptors beyond the standard streams, by their names. The shim is started within
+    `shim_place`, whose namespaces are its own then.
     """
     fds = dict(preserved)
     master = None
@@ -85,7 +88,8 @@ def prepare(
         fds |= {name: fd for fd, name in enumerate(_STANDARD) if not terminal.is_null(fd)}
     ours, theirs = socket.socketpair()
     fds["shim"] = ours.detach()
-    shim = _start_shim(theirs, fds.get("terminal"))
+    with shim_place:
+        shim = _start_shim(theirs, fds.get("terminal"))
     undo.callback(shim.end)
     return Caller(shim, fds, master)
 

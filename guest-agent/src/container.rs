@@ -22,12 +22,12 @@ use oci_spec::runtime::{Process as OciProcess, Spec};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::held;
-use crate::init::protocol::{Create, Exec, Request, WindowSize};
+use crate::init::protocol::{Create, Exec, Request};
 use crate::launch::{Conversation, Launched, Place, launch, start};
 use crate::notify::NotifySocket;
 use crate::process::Process;
 use crate::reaper::Reaper;
-use crate::stdio::{Kind, STANDARD};
+use crate::wish::{StdioRequest, Wish};
 
 /// The process id of a container's first process.
 pub const INIT: &str = "init";
@@ -119,23 +119,6 @@ struct State {
     processes: HashMap<String, Option<Arc<Process>>>,
 }
 
-/// What the host wishes for the descriptors of a process.
-pub struct StdioRequest {
-    /// From 0 on; the standard streams are always among them.
-    pub descriptors: Vec<Kind>,
-    pub window: Option<WindowSize>,
-}
-
-impl StdioRequest {
-    /// The kinds of the descriptors that the process is started with.
-    fn kinds(mut self, process: Option<&OciProcess>) -> Vec<Kind> {
-        if process.and_then(|process| process.terminal()).unwrap_or(false) {
-            self.descriptors[..STANDARD].fill(Kind::Null);
-        }
-        self.descriptors
-    }
-}
-
 impl Containers {
     /// No containers yet; their cgroups will be below this directory.
     pub fn new(reaper: Arc<Reaper>, cgroup_root: PathBuf) -> Self {
@@ -147,10 +130,10 @@ impl Containers {
     }
 
     /// Makes a container, whose init waits for [`Self::start`].
-    pub async fn create(&self, id: String, spec: Spec, stdio: StdioRequest, notify: bool) -> Result<Arc<Container>> {
+    pub async fn create(&self, id: String, wish: Wish) -> Result<Arc<Container>> {
         check_id("container", &id)?;
         self.reserve(&id)?;
-        let result = self.make(&id, spec, stdio, notify).await;
+        let result = self.make(&id, wish).await;
         let mut table = self.table();
         match result {
             Ok(container) => {
@@ -179,7 +162,13 @@ impl Containers {
         Ok(())
     }
 
-    async fn make(&self, id: &str, spec: Spec, stdio: StdioRequest, notify: bool) -> Result<Container> {
+    async fn make(&self, id: &str, wish: Wish) -> Result<Container> {
+        let Wish {
+            spec,
+            stdio,
+            notify,
+            hook_state,
+        } = wish;
         let limits = spec
             .linux()
             .as_ref()
@@ -190,7 +179,11 @@ impl Containers {
         let notify = notify.then(|| NotifySocket::make(id)).transpose()?;
         let cgroup = Cgroup::create(&self.cgroup_root, id, &limits)?;
         let shared = held::shared(&spec);
-        let request = Request::Create(Box::new(Create { spec, window }));
+        let request = Request::Create(Box::new(Create {
+            spec,
+            window,
+            hook_state,
+        }));
         let place = Place {
             reaper: &self.reaper,
             cgroup: &cgroup,
@@ -318,7 +311,7 @@ impl Container {
         self.status().require("started", &self.id, Status::can_start)?;
         let unstarted = self.state().unstarted.take();
         let conversation = unstarted.expect("what is created is not started");
-        let result = start(conversation).await;
+        let result = start(conversation, &self.spec).await;
         if result.is_err() {
             // It may have ended by itself.
             let _ = self.init.signal(nix::libc::SIGKILL);

@@ -13,11 +13,13 @@ use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_s
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use nix::unistd::Pid;
+use oci_spec::runtime::Spec;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
+use crate::init::hooks;
 use crate::init::protocol::{self, Event, Request};
 use crate::reaper::{Exit, Expectation, Reaper};
 use crate::stdio::{self, ChildEnds, Kind, Streams};
@@ -58,7 +60,10 @@ pub async fn launch(place: Place<'_>, request: &Request, descriptors: &[Kind]) -
         streams,
     };
     let result = match Conversation::new(ours) {
-        Ok(conversation) => within_deadline(birth.complete(&place, &expectation, conversation, request)).await,
+        Ok(conversation) => {
+            let work = birth.complete(&place, &expectation, conversation, request);
+            within(Some(DEADLINE), work).await
+        }
         Err(error) => Err(cannot_start(error)),
     };
     match result {
@@ -112,6 +117,7 @@ impl Birth<'_> {
                 Some((Event::Console, None)) => return Err(broken("a console without a terminal")),
                 Some((Event::Ready, _)) if self.pids.len() > 1 => return Ok(conversation),
                 Some((Event::Ready, _)) => return Err(broken("ready without a process")),
+                Some((Event::HooksDone, _)) => return Err(broken("hooks before the start")),
                 Some((Event::Failed(failure), _)) => return Err(failure.into()),
                 // After Exec, and with the process known, the end of the stream is its execve.
                 None if place.init.is_some() && self.pids.len() > 1 => return Ok(conversation),
@@ -132,24 +138,31 @@ impl Birth<'_> {
     }
 }
 
-/// Lets a created process execute its program.
-pub async fn start(mut conversation: Conversation) -> Result<()> {
-    within_deadline(async {
+/// Lets a created process execute its program, after its startContainer hooks.
+pub async fn start(mut conversation: Conversation, spec: &Spec) -> Result<()> {
+    let deadline = hooks::time_limit(spec).and_then(|hooks| hooks.checked_add(DEADLINE));
+    let mut has_hooks = !hooks::of(spec).is_empty();
+    within(deadline, async {
         conversation.send(&Request::Start, None).await?;
-        match conversation.receive().await? {
-            None => Ok(()),
-            Some((Event::Failed(failure), _)) => Err(failure.into()),
-            Some(_) => Err(broken("an event after the start")),
+        loop {
+            match conversation.receive().await? {
+                None if has_hooks => return Err(Error::Internal("the process ended before its hooks had".into())),
+                None => return Ok(()),
+                Some((Event::HooksDone, _)) if has_hooks => has_hooks = false,
+                Some((Event::Failed(failure), _)) => return Err(failure.into()),
+                Some(_) => return Err(broken("an event after the start")),
+            }
         }
     })
     .await
 }
 
-async fn within_deadline<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(DEADLINE, work).await.unwrap_or_else(|_| {
+async fn within<T>(deadline: Option<Duration>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let Some(deadline) = deadline else { return work.await };
+    tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| {
         Err(Error::Internal(format!(
             "the process has not been set up within {} s",
-            DEADLINE.as_secs()
+            deadline.as_secs()
         )))
     })
 }

@@ -32,6 +32,7 @@ mod server;
 mod services;
 mod stats;
 mod stdio;
+mod wish;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

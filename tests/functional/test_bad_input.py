@@ -1,6 +1,7 @@
 """Bundles made to do harm or to confuse: one line of error and no machine, or harm to nobody but the guest.
 
-That nothing is left is what the fixture `nothing_left_behind` asserts after every test.
+That nothing is left is what the fixture `nothing_left_behind` asserts after every test. Hooks that hang, fail or fork are
+in test_hooks.py, and verbs at the wrong time (delete of what runs, start of what has started) in test_lifecycle.py.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import ctypes
 import json
 import os
 import resource
+import shlex
+import shutil
 import subprocess
 import threading
 import time
@@ -73,6 +76,14 @@ def test_ids(vruntime: Runtime, bundles: Bundles, verb: str, bad: str) -> None:
     arguments = ["--bundle", str(bundles.busybox("true"))] if verb == "create" else []
     result = vruntime(verb, *arguments, bad, check=False)
     assert message(result).removeprefix("create failed: ") == "invalid container ID format"
+    assert not vruntime.root.exists()
+
+
+@pytest.mark.parametrize("verb", ["create", "state", "start", "kill", "delete"])
+def test_an_empty_id(vruntime: Runtime, bundles: Bundles, verb: str) -> None:
+    arguments = ["--bundle", str(bundles.busybox("true"))] if verb == "create" else []
+    result = vruntime(verb, *arguments, "", check=False)
+    assert message(result).removeprefix("create failed: ") == "container id cannot be empty"
     assert not vruntime.root.exists()
 
 
@@ -166,11 +177,33 @@ def test_a_relative_destination_starts_at_the_root(any_runtime: Runtime, bundles
     assert b"absolute" in result.stderr
 
 
-def test_a_mount_point_that_is_swapped_with_a_symlink(vruntime: Runtime, bundles: Bundles, tmp_path: Path) -> None:
-    """While the host makes mount points in a read-only root, somebody exchanges their parent with a symlink."""
+@contextmanager
+def exchanging(one: Path, other: Path) -> Iterator[None]:
+    """Meanwhile two paths change places, again and again."""
+    exchange, at_cwd, stop = 2, -100, threading.Event()
+    libc = ctypes.CDLL(None)
+
+    def swap() -> None:
+        while not stop.is_set():
+            libc.renameat2(at_cwd, bytes(one), at_cwd, bytes(other), exchange)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+def test_a_mount_point_that_is_swapped_with_a_symlink(
+    vruntime: Runtime, bundles: Bundles, tmp_path: Path, *, readonly: bool
+) -> None:
+    """While mount points are made, on the host where the root is read-only, their parent is exchanged with a symlink."""
 
     def edit(config: dict[str, Any]) -> None:
-        config["root"]["readonly"] = True
+        config["root"]["readonly"] = readonly
         config["mounts"] += [
             {"destination": f"/swapped/{number}", "type": "tmpfs", "source": "tmpfs"} for number in range(40)
         ]
@@ -181,24 +214,31 @@ def test_a_mount_point_that_is_swapped_with_a_symlink(vruntime: Runtime, bundles
     directory, link = bundle / "rootfs/swapped", bundle / "rootfs/link"
     directory.mkdir()
     link.symlink_to(victim)
-    exchange, at_cwd, stop = 2, -100, threading.Event()
-    libc = ctypes.CDLL(None)
-
-    def swap() -> None:
-        while not stop.is_set():
-            libc.renameat2(at_cwd, bytes(directory), at_cwd, bytes(link), exchange)
-
-    thread = threading.Thread(target=swap)
-    thread.start()
-    try:
+    with exchanging(directory, link):
         for _ in range(4):
             result = vruntime("run", "--bundle", str(bundle), vruntime.new_id(), check=False)
             if result.returncode:
                 message(result)
             assert list(victim.iterdir()) == []
-    finally:
-        stop.set()
-        thread.join()
+
+
+def test_a_root_that_is_swapped_with_a_symlink_to_the_host(
+    vruntime: Runtime, bundles: Bundles, tmp_path: Path
+) -> None:
+    """A directory when it is checked, a symlink when it is shared: the container gets the directory, or there is none."""
+    bundle = bundles.busybox("sh", "-c", "echo written > /file && ls /marker 2>/dev/null; echo ran")
+    victim = tmp_path / "victim"
+    shutil.copytree(bundle / "rootfs", victim, symlinks=True)
+    (victim / "marker").touch()
+    (bundle / "link").symlink_to(victim)
+    with exchanging(bundle / "rootfs", bundle / "link"):
+        for _ in range(6):
+            result = vruntime("run", "--bundle", str(bundle), vruntime.new_id(), check=False)
+            if result.returncode:
+                message(result)
+            else:
+                assert result.stdout == b"ran\n"
+            assert not (victim / "file").exists()
 
 
 def test_a_mount_source_that_is_replaced_between_check_and_use(
@@ -357,7 +397,6 @@ def test_a_config_that_is_no_file(vruntime: Runtime, bundles: Bundles, kind: str
     [
         (lambda config: config["linux"]["namespaces"].append({"type": "user"}), "user namespace"),
         (lambda config: config["mounts"].append({"destination": "/x", "type": "9p", "source": "x"}), '"9p"'),
-        (lambda config: config.update(hooks={"prestart": [{"path": "/bin/true"}]}), "hooks"),
         (lambda config: config.update(ociVersion="2.0.0"), "ociVersion"),
         (lambda config: config.update(vm={"kernel": {"path": "/boot/vmlinuz"}}), "vm"),
         (lambda config: config["linux"].update(intelRdt={"closID": "x"}), "Intel RDT"),
@@ -384,6 +423,26 @@ def test_edits_after_create_have_no_effect(any_runtime: Runtime, bundles: Bundle
     any_runtime("start", container)
     eventually(lambda: any_runtime.state(container)["status"] == "stopped")
     assert (bundle / "create.log").read_text() == "as created\n"
+
+
+def test_a_further_process_is_of_the_config_as_it_was_at_create(vruntime: Runtime, bundles: Bundles) -> None:
+    bundle = bundles.busybox(*FOREVER, edit=lambda config: config["process"].update(cwd="/tmp"))
+    container = vruntime.start(bundle)
+    (bundle / "config.json").write_text('{"process": "no longer"')
+    assert vruntime("exec", container, "pwd").stdout == b"/tmp\n"
+
+
+def test_a_socket_that_is_to_be_passed_on(vruntime: Runtime, bundles: Bundles) -> None:
+    create = vruntime.command("create", "--bundle", str(bundles.busybox("true")))
+    script = f"LISTEN_FDS=2 LISTEN_PID=$$ exec {shlex.join(create)} {vruntime.new_id()}"
+    said = message(subprocess.run(["sh", "-c", script], stdin=subprocess.DEVNULL, capture_output=True))
+    assert "LISTEN_FDS=2: a listening socket of the host cannot cross" in said
+    assert not vruntime.root.exists()
+
+
+def test_descriptors_that_are_meant_for_another_are_not_passed_on(vruntime: Runtime, bundles: Bundles) -> None:
+    bundle, environment = bundles.busybox("echo", "ran"), {**os.environ, "LISTEN_FDS": "1", "LISTEN_PID": "1"}
+    assert vruntime("run", "--bundle", str(bundle), vruntime.new_id(), env=environment).stdout == b"ran\n"
 
 
 # -- what must not reach QEMU -------------------------------------------------------------------------------------

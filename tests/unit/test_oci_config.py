@@ -60,6 +60,7 @@ def test_the_default_config_is_accepted(bundle):
         ("linux.devices", [{"type": "c", "path": "/dev/fuse", "major": 10, "minor": 229}]),
         ("linux.devices", [{"type": "p", "path": "/run/fifo"}]),
         ("hooks", {"prestart": [], "poststop": None}),
+        ("hooks", {"createRuntime": [{"path": "/x", "args": [], "env": ["A=", "B=1"], "timeout": 1}]}),
         ("linux.seccomp", {"defaultAction": "SCMP_ACT_ALLOW"}),
         ("unknown", {"a": [1.5]}),
         ("linux.unknown", "x"),
@@ -145,8 +146,6 @@ def test_accepts(bundle, path, value):
             {"destination": "/x", "source": "/dev/null", "type": "bind"},
             'mounts[7].source: "/dev/null" is a device of the host',
         ),
-        ("hooks", {"prestart": [{"path": "/x"}]}, "hooks.prestart: hooks are not supported"),
-        ("hooks", {"poststop": [{"path": "/x"}]}, "hooks.poststop: hooks are not supported"),
         ("vm", {"kernel": {"path": "/x"}}, "vm: hypervisor, kernel and image are the adm"),
         ("linux.namespaces.-", {"type": "user"}, "linux.namespaces[5]: user namespaces are not"),
         ("linux.namespaces.-", {"type": "time"}, "linux.namespaces[5]: time namespaces are not"),
@@ -309,6 +308,9 @@ MAPPING = {"containerID": 0, "hostID": 1000, "size": 10}
         ("hooks", {"prestart": [{"path": "x"}]}, 'hooks.prestart[0].path: "x" is not an absolute path'),
         ("hooks", {"prestart": [{"path": "/x", "timeout": 0}]}, "hooks.prestart[0].timeout: 0 is less than 1"),
         ("hooks", {"createRuntime": [{"path": "/x\0"}]}, "hooks.createRuntime[0].path: contains a NUL"),
+        ("hooks", {"poststart": [{"path": "/" + "x" * 4095}]}, "hooks.poststart[0].path: has 4096 bytes"),
+        ("hooks", {"poststop": [{"path": "/x", "env": ["A"]}]}, 'hooks.poststop[0].env[0]: "A" does not have the form'),
+        ("hooks", {"poststop": [{"path": "/x", "args": ["x" * 131072]}]}, "hooks.poststop[0].args[0]: has 131072"),
         ("linux.uidMappings", [MAPPING], "linux.uidMappings: needs a user namespace"),
         ("linux.namespaces.-", {"type": "user"}, "linux.gidMappings: is required for a user namespace"),
         ("linux.gidMappings", [MAPPING, MAPPING], "linux.gidMappings: ranges of hostID overlap"),
@@ -450,7 +452,7 @@ def test_a_socket_can_be_bound_but_no_fifo_is_opened(bundle):
 def test_the_guest_gets_nothing_that_concerns_the_host(bundle):
     bundle.set("annotations", {"io.katacontainers.config.hypervisor.path": "/evil"})
     bundle.set("linux.cgroupsPath", "/docker/1")
-    bundle.set("hooks", {"prestart": []})
+    bundle.set("hooks", {"prestart": [{"path": "/host/only"}]})
     bundle.set("unknown", "x")
     bundle.set("process.user", {"username": "x"})
     guest = json.loads(load_config(bundle.write()).for_guest("/share/1/rootfs", {}))
@@ -460,6 +462,21 @@ def test_the_guest_gets_nothing_that_concerns_the_host(bundle):
     assert "cgroupsPath" not in guest["linux"]
     assert guest["linux"]["namespaces"] == [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]
     assert str(bundle.path) not in json.dumps(guest)
+
+
+def test_the_guest_gets_the_hooks_that_it_runs(bundle):
+    hooks = [{"path": "/x", "args": ["x"], "timeout": 3}]
+    bundle.set("hooks", {"startContainer": hooks, "poststart": hooks})
+    guest = json.loads(load_config(bundle.write()).for_guest("/share/1/rootfs", {}))
+    assert guest["hooks"] == {"startContainer": hooks}
+
+
+def test_the_guest_gets_the_notification_socket(bundle):
+    guest = json.loads(load_config(bundle.write()).for_guest("/share/1/rootfs", {}, notify="/notify/1"))
+    options = ["bind", "nosuid", "noexec", "nodev", "ro"]
+    mount = {"destination": "/run/notify", "type": "bind", "source": "/notify/1", "options": options}
+    assert guest["mounts"][-1] == mount
+    assert guest["process"]["env"][-1] == "NOTIFY_SOCKET=/run/notify/notify.sock"
 
 
 def test_arguments_are_measured_in_bytes(bundle):

@@ -98,18 +98,24 @@ class Agent:
         """Asks the guest to sync and end."""
         await _answer("shut down", self._sandbox.Shutdown(pb.ShutdownRequest(), timeout=timeout))
 
-    async def create(self, container_id: str, oci_config: bytes, stdio: pb.Stdio, *, notify: bool = False) -> None:
+    async def create(
+        self, container_id: str, oci_config: bytes, stdio: pb.Stdio, *, notify: bool = False, hook_state: bytes = b""
+    ) -> None:
         """Makes a container that waits for its start; ExecutableError when its program cannot be executed.
 
-        With `notify` it gets a notification socket, whose datagrams come as events.
+        With `notify` it gets a notification socket, whose datagrams come as events. `hook_state` is what its
+        startContainer hooks are told, but for the pid.
         """
-        request = pb.CreateRequest(container_id=container_id, oci_config=oci_config, stdio=stdio, notify=notify)
+        request = pb.CreateRequest(
+            container_id=container_id, oci_config=oci_config, stdio=stdio, notify=notify, hook_state=hook_state
+        )
         _check(await self._call("create container", self._containers.Create, request))
 
-    async def start(self, container_id: str) -> None:
-        """Starts a created container's program."""
-        request = pb.StartRequest(container_id=container_id)
-        _check(await self._call("start container", self._containers.Start, request))
+    async def start(self, container_id: str, *, hooks_time: float | None = 0) -> None:
+        """Starts a created container's program. Its hooks may take that many seconds, or without end."""
+        timeout = None if hooks_time is None else self._timeout + hooks_time
+        call = self._containers.Start(pb.StartRequest(container_id=container_id), timeout=timeout)
+        _check(await _answer("start container", call))
 
     async def processes(self, container_id: str) -> list[dict[str, Any]]:
         """The processes of a container, with what `ps -ef` shows of each."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from vruntime.commands import flags
 from vruntime.container import load
 from vruntime.globals import Globals
 from vruntime.remove import force_remove
+from vruntime.start import start
 from vruntime.store import Store
 
 
@@ -39,18 +41,21 @@ def command(
     """
     options = launch.Options(bundle, console_socket, pid_file, preserve_fds, detach)
     log = globals_.logger
+    store = Store(globals_.root)
     with ExitStack() as undo:
         created = launch.create(globals_, log, container_id, options, undo)
-        created.start()
+        main_pid = created.caller.shim.pid if detach else os.getpid()
+        manager = start(store, created.record, created.connection, main_pid=main_pid)
         created.caller.write_pid_file(pid_file)
         undo.pop_all()
     if detach:
+        if manager is not None:
+            manager.wait_until_ready(created.connection, container_id, log)
         return 0
     code = created.caller.wait()
-    store = Store(globals_.root)
     record = load(store, container_id)
     if record.error is not None:
         log.error(f"vruntime run failed: {record.error}")
     if not keep:
-        force_remove(store, container_id)
+        force_remove(store, container_id, log)
     return code

@@ -8,6 +8,7 @@ from vruntime.commands import flags
 from vruntime.container import load
 from vruntime.control import Connection
 from vruntime.globals import Globals
+from vruntime.start import start
 from vruntime.store import Store
 
 
@@ -19,4 +20,7 @@ def command(globals_: Globals, container_id: str) -> None:
     store = Store(globals_.root)
     record = load(store, container_id)
     record.status.check_start()
-    Connection.to(store.sandbox(record.sandbox)).request("start", id=record.id)
+    connection = Connection.to(store.sandbox(record.sandbox))
+    manager = start(store, record, connection, main_pid=record.shim.pid if record.shim else 0)
+    if manager is not None:
+        manager.wait_until_ready(connection, record.id, globals_.logger)

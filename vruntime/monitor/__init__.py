@@ -10,5 +10,7 @@ to. It ends when its last container has, and when it dies so does the virtual ma
     sandbox     the virtual machine: death and its cause, shutdown
     service     the control socket: requests and their answers
     containers  the containers of the sandbox, and the processes in them
+    events      what has happened to a container, for those who follow it
+    notify      what a container says to its service manager
     stdio       what flows between the standard streams of the host's caller and those in the guest
 """

@@ -1,7 +1,8 @@
 """Entry of the monitor: `python -I -m vruntime.monitor SANDBOX_ID`, with the control connection of its starter as fd 3.
 
-It is started before its starter has checked what it is to run, and waits for that request: an end of file in its place
-means that nothing is to run. Nothing heavy is imported before QEMU runs: the rest is imported while the guest boots.
+It is started before its starter has checked what it is to run, and waits for the request to launch the sandbox: an end
+of file in its place means that nothing is to run. Nothing heavy is imported before QEMU runs: the rest is imported
+while the guest boots, and the next request, for the container, may be there by then.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,9 @@ def main() -> int:
     """Launches the sandbox that the first request describes, and serves it to its end."""
     close_on_exec_from(CONNECTION_FD)
     starter = socket.socket(fileno=CONNECTION_FD)
-    first = _first_request(starter)
-    if first is None:
+    request = _first_request(starter)
+    if request is None:
         return 0
-    request, fds = first
     config = SandboxConfig.from_wire(request["sandbox"])
     try:
         _log_to(config.directory / LOG)
@@ -38,13 +39,13 @@ def main() -> int:
         known = error if isinstance(error, VruntimeError) else SandboxError(f"launch: {error}")
         control.send(starter, {"error": to_wire(known)})
         return 1
-    _serve(config, helpers, starter, request, fds)
+    with suppress(OSError):  # a starter that is gone is noticed by who reads its next request
+        control.send(starter, {"ok": {}})
+    _serve(config, helpers, starter, Store(Path(request["root"])))
     return 0
 
 
-def _serve(
-    config: SandboxConfig, helpers: Helpers, starter: socket.socket, request: dict[str, Any], fds: list[int]
-) -> None:
+def _serve(config: SandboxConfig, helpers: Helpers, starter: socket.socket, store: Store) -> None:
     load_asyncio()  # the guest boots meanwhile
     import asyncio  # noqa: PLC0415
 
@@ -52,8 +53,7 @@ def _serve(
     from vruntime.monitor.service import Service  # noqa: PLC0415
 
     async def serve() -> None:
-        service = Service(Sandbox(config, helpers), Store(Path(request["root"])))
-        await service.run(starter, request, fds)
+        await Service(Sandbox(config, helpers), store).run(starter)
 
     asyncio.run(serve())
 
@@ -67,16 +67,11 @@ def load_asyncio() -> None:
         del sys.modules["ssl"]
 
 
-def _first_request(starter: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    header, fds = control.receive_some(starter, control.HEADER_SIZE)
+def _first_request(starter: socket.socket) -> dict[str, Any] | None:
+    header = starter.recv(control.HEADER_SIZE, socket.MSG_WAITALL)
     if not header:
         return None
-    header += _exactly(starter, control.HEADER_SIZE - len(header))
-    return control.decode(_exactly(starter, control.header_length(header))), fds
-
-
-def _exactly(starter: socket.socket, count: int) -> bytes:
-    return starter.recv(count, socket.MSG_WAITALL) if count else b""
+    return control.decode(starter.recv(control.header_length(header), socket.MSG_WAITALL))
 
 
 def _log_to(path: Path) -> None:

@@ -16,6 +16,9 @@ LOG = "monitor.log"
 GUEST_PATH = "/run/vruntime/share"
 """Where the guest has the shared directory."""
 
+GUEST_NOTIFY_PATH = "/run/vruntime/notify"
+"""Where the guest has a directory with the notification socket of each container that has one."""
+
 
 @dataclass(frozen=True)
 class Bind:

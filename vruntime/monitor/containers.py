@@ -275,13 +275,15 @@ class Container:
         """Changes the record on disk."""
         self.record = self.record.update(self._store, **changes)
 
-    async def create(self, config: bytes, fds: Mapping[str, int], *, terminal: bool) -> GuestProcess:
+    async def create(self, config: bytes, fds: Mapping[str, int], *, terminal: bool, hook_state: bytes) -> GuestProcess:
         """Makes the container in the guest, with its init waiting for start."""
         init = GuestProcess(self._sandbox, Process(self.id, INIT), fds, terminal=terminal)
         try:
             await init.meet_shim()
             await init.while_shim_lives(self._sandbox.up())
-            making = self._sandbox.agent.create(self.id, config, init.stdio(), notify=self.record.notify)
+            making = self._sandbox.agent.create(
+                self.id, config, init.stdio(), notify=self.record.notify, hook_state=hook_state
+            )
             await init.while_shim_lives(self._sandbox.guard(making))
         except BaseException:
             init.abandon()
@@ -293,12 +295,12 @@ class Container:
             self.events.follow()  # before it can be ready
         return init
 
-    async def start(self) -> None:
-        """Starts the program of the container."""
+    async def start(self, *, hooks_time: float | None) -> None:
+        """Starts the program of the container, after its startContainer hooks, which have that many seconds."""
         self.record.status.check_start()
         self.note(status=Status.RUNNING)  # first: a program that runs must not be left with a record that cannot say so
         try:
-            await self._sandbox.guard(self._sandbox.agent.start(self.id))
+            await self._sandbox.guard(self._sandbox.agent.start(self.id, hooks_time=hooks_time))
         except BaseException:
             if self.record.status is Status.RUNNING:
                 self.note(status=Status.CREATED)

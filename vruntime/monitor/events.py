@@ -8,6 +8,7 @@ from contextlib import aclosing, suppress
 
 from vruntime.agent.client import Agent
 from vruntime.errors import AgentError
+from vruntime.monitor.notify import SAYS_READY, ServiceManager
 
 # Who follows reads at once; a guest that makes more than these meanwhile gains nothing by it.
 KEPT = 256
@@ -25,6 +26,7 @@ class EventLog:
         self._kept: deque[str] = deque(maxlen=KEPT)
         self._changed = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
+        self._manager: ServiceManager | None = None
         self.last = 0
         """The number of the last event."""
 
@@ -55,10 +57,20 @@ class EventLog:
                     async for event in events:
                         if event.HasField("oom"):
                             self._add(OOM)
-                        elif b"READY=1" in event.notification.split(b"\n"):
-                            self._add(READY)
+                        else:
+                            await self._notified(event.notification)
         finally:
             asyncio.get_running_loop().call_soon(self._changed.set)
+
+    def forward(self, manager: ServiceManager) -> None:
+        """From now on the container's notifications go to a service manager."""
+        self._manager = manager
+
+    async def _notified(self, datagram: bytes) -> None:
+        if self._manager is not None:
+            await self._manager.tell(datagram)
+        if SAYS_READY in datagram.split(b"\n"):
+            self._add(READY)
 
     def _add(self, event: str) -> None:
         self._kept.append(event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import traceback
@@ -15,6 +16,7 @@ from vruntime.container import Status, load
 from vruntime.errors import NoSuchContainer, SandboxError, VruntimeError, to_wire
 from vruntime.monitor.config import Bind
 from vruntime.monitor.containers import Container
+from vruntime.monitor.notify import ServiceManager
 from vruntime.monitor.readiness import readable
 from vruntime.monitor.sandbox import Sandbox
 from vruntime.spawn import Identity
@@ -46,13 +48,13 @@ class Service:
             "event": self._event,
         }
 
-    async def run(self, first: socket.socket, request: Request, fds: list[int]) -> None:
-        """Carries out the first request, which makes a container, and serves until the last has ended."""
+    async def run(self, starter: socket.socket) -> None:
+        """Carries out its starter's request, which makes a container, and serves until the last has ended."""
         await self._sandbox.watch()
         listener = self._listen()
         connections = [
             asyncio.create_task(self._accept(listener)),
-            asyncio.create_task(self._first(first, request, fds)),
+            asyncio.create_task(self._first(starter)),
         ]
         try:
             await self._ended.wait()
@@ -76,10 +78,12 @@ class Service:
             sock, _ = await loop.sock_accept(listener)
             self._keep(self._serve(sock))
 
-    async def _first(self, sock: socket.socket, request: Request, fds: list[int]) -> None:
+    async def _first(self, sock: socket.socket) -> None:
         """Our starter's connection: when it dies before its answer, the container is not wanted."""
         sock.setblocking(False)
-        reply = await self._answer_while_wanted(sock, request, fds)
+        reply = None
+        with suppress(OSError, SandboxError, EOFError):
+            reply = await self._answer_while_wanted(sock, *await _receive(sock))
         if reply is None:
             self._ended.set()
             return
@@ -153,7 +157,10 @@ class Service:
                 binds=[Bind(**bind) for bind in request["binds"]],
                 destinations=[(path, is_dir) for path, is_dir in request["destinations"]],
             )
-            await container.create(request["config"].encode(), fds, terminal="terminal" in fds)
+            hook_state = json.dumps(record.hook_state(Status.CREATED, 0)) if record.hooks else ""
+            await container.create(
+                request["config"].encode(), fds, terminal="terminal" in fds, hook_state=hook_state.encode()
+            )
         except BaseException:
             container.note(status=Status.STOPPED, error=self._sandbox.obituary())
             raise
@@ -168,8 +175,12 @@ class Service:
         if not self._containers:
             self._ended.set()
 
-    async def _start(self, request: Request, _: Fds) -> Mapping[str, Any]:
-        await self._container(request).start()
+    async def _start(self, request: Request, fds: Fds) -> Mapping[str, Any]:
+        container = self._container(request)
+        if "notify" in fds:
+            sock = socket.socket(fileno=fds["notify"])
+            container.events.forward(ServiceManager(sock, request["starter"], request["main_pid"]))
+        await container.start(hooks_time=request.get("hooks_time", 0))
         return {}
 
     async def _exec(self, request: Request, fds: Fds) -> Mapping[str, Any]:

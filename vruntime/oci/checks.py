@@ -47,8 +47,8 @@ def process_faults(process: object) -> Iterator[str]:
         yield f"process.cwd: {quoted(cwd)} is not an absolute path"
     yield from _too_long("process.cwd", cwd, PATH_LIMIT)
     yield from _nul_faults(process, "process")
-    yield from _environment_faults(process)
-    yield from _argument_size_faults(process)
+    yield from _environment_faults(process, "process")
+    yield from _argument_size_faults(process, "process")
     yield from _rlimit_faults(array(process, "rlimits"))
     yield from _capability_faults(process)
     yield from _scheduler_faults(member(process, "scheduler"))
@@ -99,26 +99,24 @@ def _rootfs_faults(config: object, bundle: Path) -> Iterator[str]:
         yield "root.path: invalid rootfs: the host's root directory"
 
 
-def _environment_faults(process: object) -> Iterator[str]:
-    for index, entry in strings(process, "env"):
+def _environment_faults(program: object, place: str) -> Iterator[str]:
+    for index, entry in strings(program, "env"):
         name, equals, _ = entry.partition("=")
         if not equals or not name:
-            path = json_path("process", "env", index)
-            yield f"{path}: {quoted(entry)} does not have the form NAME=VALUE"
+            yield f"{place}.env[{index}]: {quoted(entry)} does not have the form NAME=VALUE"
 
 
-def _argument_size_faults(process: object) -> Iterator[str]:
+def _argument_size_faults(program: object, place: str) -> Iterator[str]:
     total = 0
     for key in ("args", "env"):
-        for index, text in strings(process, key):
+        for index, text in strings(program, key):
             size = _size(text)
             total += size + 1
             if size > ARGUMENT_LIMIT:
-                path = json_path("process", key, index)
-                yield f"{path}: has {size} bytes; execve(2) takes {ARGUMENT_LIMIT} at most"
+                yield f"{place}.{key}[{index}]: has {size} bytes; execve(2) takes {ARGUMENT_LIMIT} at most"
     if total > ARGUMENTS_LIMIT:
         limit = f"execve(2) takes {ARGUMENTS_LIMIT} at most"
-        yield f"process.args: args and env have {total} bytes together; {limit}"
+        yield f"{place}.args: args and env have {total} bytes together; {limit}"
 
 
 def _rlimit_faults(rlimits: list[Any]) -> Iterator[str]:
@@ -181,9 +179,12 @@ def _bind_source_faults(mount: object, index: int, bundle: Path) -> Iterator[str
 def _hook_faults(config: object) -> Iterator[str]:
     for kind in HOOKS:
         for index, hook in enumerate(array(config, "hooks", kind)):
-            path = string(hook, "path")
+            path, place = string(hook, "path"), json_path("hooks", kind, index)
             if path and not path.startswith("/"):
-                yield f"{json_path('hooks', kind, index, 'path')}: {quoted(path)} is not an absolute path"
+                yield f"{place}.path: {quoted(path)} is not an absolute path"
+            yield from _too_long(f"{place}.path", path, PATH_LIMIT)
+            yield from _environment_faults(hook, place)
+            yield from _argument_size_faults(hook, place)
 
 
 def _text_faults(config: object) -> Iterator[str]:

@@ -17,6 +17,9 @@ from vruntime.oci.document import Json, mapping, member, string
 from vruntime.oci.faults import refuse
 from vruntime.oci.process import Process
 
+NOTIFY_DIRECTORY: Final = "/run/notify"
+"""Where a container finds its notification socket, as with runc."""
+
 DEFAULT_CPU_PERIOD: Final = 100_000
 """Microseconds; the kernel's default for cpu.max."""
 
@@ -117,6 +120,11 @@ class OciConfig:
         return mapping(self.document, "annotations")
 
     @property
+    def hooks(self) -> Mapping[str, list[Json]]:
+        """The programs to be run at points of the container's life, by their kinds."""
+        return mapping(self.document, "hooks")
+
+    @property
     def cgroups_path(self) -> str:
         """Where the container's processes on the host are accounted, or empty."""
         return string(self.document, "linux", "cgroupsPath")
@@ -143,13 +151,14 @@ class OciConfig:
         """What of config.json is ignored, as `path: reason`."""
         return tuple(support.config_ignored(self.document))
 
-    def for_guest(self, rootfs: str, bind_sources: Mapping[int, str]) -> bytes:
+    def for_guest(self, rootfs: str, bind_sources: Mapping[int, str], *, notify: str | None = None) -> bytes:
         """The config.json for the agent.
 
         `rootfs` is the guest's path of the root filesystem; `bind_sources` has the guest's path
-        for the index of each bind mount. What concerns the host alone is left out.
+        for the index of each bind mount; `notify` that of the directory with the container's
+        notification socket, if it has one. What concerns the host alone is left out.
         """
-        guest = {
+        guest: Json = {
             "ociVersion": self.oci_version,
             "root": {"path": rootfs, "readonly": self.readonly},
             "process": self.process.for_guest(),
@@ -157,6 +166,15 @@ class OciConfig:
             "linux": _guest_linux(self.document["linux"]),
         }
         guest |= {key: self.document[key] for key in ("hostname", "domainname") if key in self.document}
+        if hooks := self.hooks.get("startContainer"):
+            guest["hooks"] = {"startContainer": hooks}
+        if notify is not None:
+            options = ["bind", "nosuid", "noexec", "nodev", "ro"]
+            guest["mounts"].append(
+                {"destination": NOTIFY_DIRECTORY, "type": "bind", "source": notify, "options": options}
+            )
+            variable = f"NOTIFY_SOCKET={NOTIFY_DIRECTORY}/notify.sock"
+            guest["process"]["env"] = [*guest["process"].get("env", ()), variable]
         return json.dumps(guest, ensure_ascii=False, separators=(",", ":")).encode()
 
     def _mount(self, index: int, mount: Json) -> Mount:

@@ -16,7 +16,7 @@ def features() -> Json:
     return {
         "ociVersionMin": support.OCI_VERSION_MIN,
         "ociVersionMax": support.OCI_VERSION_MAX,
-        "hooks": [kind for kind in checks.HOOKS if not support.refuses("hooks", kind)],
+        "hooks": list(checks.HOOKS),
         "mountOptions": list(support.MOUNT_OPTIONS),
         "linux": {
             "namespaces": list(support.NAMESPACES),

@@ -75,16 +75,9 @@ DEVICES: Final = {
 """The device numbers that mean in the guest what they mean on the host."""
 
 _USER_NAMESPACE: Final = "user namespaces are not supported"
-_HOOKS: Final = "hooks are not supported"
 _TIME_NAMESPACE: Final = "time namespaces are not supported"
 
 _REFUSED: Final[dict[tuple[str, ...], str]] = {
-    ("hooks", "prestart"): _HOOKS,
-    ("hooks", "createRuntime"): _HOOKS,
-    ("hooks", "createContainer"): _HOOKS,
-    ("hooks", "startContainer"): _HOOKS,
-    ("hooks", "poststart"): _HOOKS,
-    ("hooks", "poststop"): _HOOKS,
     ("linux", "uidMappings"): _USER_NAMESPACE,
     ("linux", "gidMappings"): _USER_NAMESPACE,
     ("linux", "timeOffsets"): _TIME_NAMESPACE,

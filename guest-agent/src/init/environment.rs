@@ -56,6 +56,11 @@ impl Environment {
         }
     }
 
+    /// Names and values.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// As execve(2) takes it.
     pub fn to_c_strings(&self) -> Result<Vec<CString>> {
         self.0

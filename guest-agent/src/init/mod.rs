@@ -2,7 +2,7 @@
 //!
 //! The agent starts itself as `init`, in one thread, and gives it one request ([`protocol`]): to make a container and
 //! become its first process, or to join one. The way of a container: [`namespaces`] -> [`rootfs`] (-> `mounts`,
-//! `devices`) -> [`console`] -> [`program`] (-> `environment`, `user`, `seccomp`, `executable`).
+//! `devices`) -> [`console`] -> [`program`] (-> `environment`, `user`, `seccomp`, `executable`, `hooks`).
 
 mod console;
 mod copy;
@@ -10,6 +10,7 @@ mod devices;
 mod environment;
 mod executable;
 mod failure;
+pub mod hooks;
 mod limits;
 mod mount_api;
 mod mount_options;
@@ -79,9 +80,16 @@ fn create(agent: &Agent, request: &Create) -> Result<Infallible> {
         .as_ref()
         .ok_or_else(|| Failure::invalid("process is missing"))?;
     set_up(agent, request, process).context(|| "error during container init".into())?;
-    let program = Program::new(process, spec).prepare(agent.descriptors())?;
+    let mut program = Program::new(process, spec).prepare(agent.descriptors())?;
     agent.tell(&Event::Ready).context(|| "tell the agent".into())?;
     agent.wait_for_start()?;
+    match hooks::of(spec) {
+        [] => {}
+        hooks => {
+            program.run_hooks(hooks, &request.hook_state)?;
+            agent.tell(&Event::HooksDone).context(|| "tell the agent".into())?;
+        }
+    }
     program.execute()
 }
 

@@ -12,14 +12,14 @@ use nix::sys::prctl::set_no_new_privs;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Uid, chdir, execve, getcwd};
-use oci_spec::runtime::{LinuxPersonality, LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{Hook, LinuxPersonality, LinuxSeccomp, Process, Spec};
 
 use super::environment::Environment;
 use super::failure::{Context, Result, text};
 use super::protocol::{Failure, Reason};
 use super::seccomp::Filter;
 use super::user::{CapabilitySets, become_user};
-use super::{executable, limits, streams};
+use super::{executable, hooks, limits, streams};
 
 /// What a process becomes.
 pub struct Program<'a> {
@@ -34,7 +34,7 @@ pub struct Program<'a> {
 pub struct Ready {
     path: PathBuf,
     arguments: Vec<CString>,
-    environment: Vec<CString>,
+    environment: Environment,
     filter: Option<Filter>,
 }
 
@@ -92,7 +92,7 @@ impl<'a> Program<'a> {
         Ok(Ready {
             path,
             arguments,
-            environment: environment.to_c_strings()?,
+            environment,
             filter,
         })
     }
@@ -145,14 +145,21 @@ impl<'a> Program<'a> {
 }
 
 impl Ready {
+    /// Runs hooks as what the program will be, under its filter; `state` is what they are told, but for the pid.
+    pub fn run_hooks(&mut self, hooks: &[Hook], state: &str) -> Result<()> {
+        load_unless(false, self.filter.take())?;
+        hooks::run(hooks, state, &self.environment)
+    }
+
     /// Executes the program. Returns only if that fails.
     pub fn execute(self) -> Result<Infallible> {
+        let environment = self.environment.to_c_strings()?;
         load_unless(false, self.filter)?;
         reset_signals().context(|| "reset the signals".into())?;
         let Ok(path) = CString::new(self.path.as_os_str().as_bytes()) else {
             return Err(Failure::invalid("process.args: an argument contains a nul byte"));
         };
-        execve(&path, &self.arguments, &self.environment).map_err(|errno| executable::not_executable(&self.path, errno))
+        execve(&path, &self.arguments, &environment).map_err(|errno| executable::not_executable(&self.path, errno))
     }
 }
 

@@ -11,6 +11,7 @@
 //!   | <------------ Console + pty master - |   only if process.terminal
 //!   | <------------------------- Ready --- |   only after Create: all is set up, the executable is there
 //!   | --- Start -------------------------> |   only after Create
+//!   | <--------------------- HooksDone --- |   only if there are startContainer hooks
 //!   | <-------------- end of the stream -- |   execve has succeeded
 //! ```
 //!
@@ -58,6 +59,8 @@ pub struct Create {
     pub spec: Spec,
     /// The terminal's first size, if process.consoleSize gives none.
     pub window: Option<WindowSize>,
+    /// The state, as JSON, that the startContainer hooks are told, but for the pid.
+    pub hook_state: String,
 }
 
 /// A process to be added to a container.
@@ -90,6 +93,8 @@ pub enum Event {
     Console,
     /// The container is set up, and its process waits for Start.
     Ready,
+    /// The startContainer hooks have run.
+    HooksDone,
     /// The end of it.
     Failed(Failure),
 }

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::events::{Event, Events};
 use crate::ps;
 use crate::stats::{HugePages, Io, Stats};
+use crate::wish::Wish;
 
 pub struct Service {
     pub containers: Arc<Containers>,
@@ -22,15 +23,15 @@ pub struct Service {
 impl proto::containers_server::Containers for Service {
     async fn create(&self, request: Request<proto::CreateRequest>) -> Outcome<proto::CreateResponse> {
         let request = request.into_inner();
-        let spec = parsed("oci_config", &request.oci_config)?;
-        let stdio = stdio_request(request.stdio)?;
+        let wish = Wish {
+            spec: parsed("oci_config", &request.oci_config)?,
+            stdio: stdio_request(request.stdio)?,
+            notify: request.notify,
+            hook_state: String::from_utf8(request.hook_state.to_vec())
+                .map_err(|error| Error::InvalidArgument(format!("hook_state: {error}")))?,
+        };
         let containers = self.containers.clone();
-        let created = uninterrupted(async move {
-            containers
-                .create(request.container_id, spec, stdio, request.notify)
-                .await
-        })
-        .await;
+        let created = uninterrupted(async move { containers.create(request.container_id, wish).await }).await;
         Ok(Response::new(match executable_error(created)? {
             Ok(container) => proto::CreateResponse {
                 pid: container.init().pid.as_raw() as u32,

@@ -17,11 +17,12 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::{Response, Status};
 
-use crate::container::{Containers, StdioRequest};
+use crate::container::Containers;
 use crate::error::{Error, Result, bounded};
 use crate::init::protocol::{Failure, Reason, WindowSize};
 use crate::server::Shutdown;
 use crate::stdio::Kind;
+use crate::wish::StdioRequest;
 
 /// What the proto defines.
 #[allow(missing_docs)]

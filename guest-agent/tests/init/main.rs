@@ -2,6 +2,7 @@
 
 mod exec;
 mod files;
+mod hooks;
 mod hostile;
 mod process;
 mod support;

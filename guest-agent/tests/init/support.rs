@@ -29,7 +29,7 @@ use protocol::{Create, Event, Exec, Failure, Request, WindowSize};
 
 const BUSYBOX: &str = "/bin/busybox";
 const APPLETS: &[&str] = &[
-    "cat", "chmod", "echo", "env", "false", "grep", "hostname", "id", "kill", "ls", "mkdir", "mount", "pwd",
+    "cat", "chmod", "echo", "env", "false", "grep", "head", "hostname", "id", "kill", "ls", "mkdir", "mount", "pwd",
     "readlink", "sh", "sleep", "sort", "stat", "stty", "touch", "true", "tty",
 ];
 
@@ -206,6 +206,7 @@ pub fn create(bundle: &Bundle) -> Result<Started, Failure> {
     let request = Request::Create(Box::new(Create {
         spec: bundle.spec(),
         window,
+        hook_state: r#"{"id":"container","status":"created"}"#.into(),
     }));
     Started::launch(&request, None)
 }
@@ -276,10 +277,13 @@ impl Started {
     /// Lets a created container execute its program.
     pub fn start(&mut self) -> Result<(), Failure> {
         protocol::send(self.socket.as_fd(), &Request::Start).expect("send Start");
-        match protocol::receive(self.socket.as_fd()).expect("the end of the stream") {
-            None => Ok(()),
-            Some(Event::Failed(failure)) => Err(failure),
-            Some(other) => panic!("{other:?} after Start"),
+        loop {
+            match protocol::receive(self.socket.as_fd()).expect("the end of the stream") {
+                None => return Ok(()),
+                Some(Event::HooksDone) => {}
+                Some(Event::Failed(failure)) => return Err(failure),
+                Some(other) => panic!("{other:?} after Start"),
+            }
         }
     }
 

@@ -250,6 +250,7 @@ impl Host {
                 ..Stdio::default()
             }),
             notify,
+            ..CreateRequest::default()
         };
         Ok(self.containers().create(request).await?.into_inner())
     }
