@@ -24,15 +24,25 @@ from vruntime.oci.resources import merged
 @pytest.mark.parametrize(
     ("text", "number"),
     [
-        ("9", 9), ("KILL", 9), ("SIGKILL", 9), ("term", 15), ("sigusr1", 10), ("64", 64), ("0", 0),
-        ("RTMIN", 34), ("SIGRTMIN+3", 37), ("rtmax-1", 63),
-    ],  # fmt: skip
+        ("9", 9),
+        ("KILL", 9),
+        ("SIGKILL", 9),
+        ("term", 15),
+        ("sigusr1", 10),
+        ("64", 64),
+        ("0", 0),
+        ("RTMIN", 34),
+        ("SIGRTMIN+3", 37),
+        ("rtmax-1", 63),
+    ],
 )
 def test_signals(text: str, number: int) -> None:
     assert parse_signal(text) == number
 
 
-@pytest.mark.parametrize("text", ["", "-9", "XX", "SIG", "SIG_IGN", "²", "RTMIN-1", "RTMAX+1", "RTMIN+99", "KILL+1", "RTMIN+"])
+@pytest.mark.parametrize(
+    "text", ["", "-9", "XX", "SIG", "SIG_IGN", "²", "RTMIN-1", "RTMAX+1", "RTMIN+99", "KILL+1", "RTMIN+"]
+)
 def test_no_signals(text: str) -> None:
     with pytest.raises(ContainerError, match="unknown signal"):
         parse_signal(text)

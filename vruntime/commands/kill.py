@@ -15,7 +15,6 @@ from vruntime.globals import Globals
 from vruntime.remove import kill
 from vruntime.store import Store
 
-
 _REAL_TIME = re.compile(r"(SIGRTMIN|SIGRTMAX)([+-][0-9]{1,2})", re.ASCII)
 
 

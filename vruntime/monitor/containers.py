@@ -14,15 +14,15 @@ from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from vruntime import descriptors
 from vruntime.agent.client import Agent, Process
 from vruntime.agent.proto import agent_pb2 as pb
-from vruntime import descriptors
 from vruntime.container import CONFIG_FILE, Record, Status
 from vruntime.descriptors import Kind
 from vruntime.errors import AgentError, AgentSilent, ContainerError, HostError, SandboxError, VruntimeError
 from vruntime.monitor.events import EventLog
 from vruntime.monitor.sandbox import Sandbox
-from vruntime.monitor.stdio import STDIN, STDOUT, STDERR, Input, Output
+from vruntime.monitor.stdio import STDERR, STDIN, STDOUT, Input, Output
 from vruntime.store import Store
 
 T = TypeVar("T")
