@@ -9,11 +9,13 @@ import socket
 import sys
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vruntime import accelerator, streams, terminal
+from vruntime.cgroups.group import Group, is_rootless
+from vruntime.cgroups.limits import Overhead
 from vruntime.container import CONFIG_FILE, Record, now
 from vruntime.control import Connection, MonitorSilent
 from vruntime.errors import ContainerError, HostError, SandboxError, VruntimeError
@@ -76,6 +78,11 @@ class Monitor:
             child = spawn("monitor", argv, fds={1: output, 2: output, 3: theirs.fileno()}, new_session=True)
         return cls(child, Connection(ours), output)
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._child.pid
+
     def create(self, sandbox: SandboxConfig, request: dict[str, Any], caller: streams.Caller) -> dict[str, Any]:
         """Has it launch the machine and make the container; waits until the container is there."""
         timeout = sandbox.boot_timeout + sandbox.request_timeout + MARGIN
@@ -117,17 +124,25 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
         log.warning(warning)
     store = Store(globals_.root)
     sandbox = _sandbox_config(globals_.settings, store, container_id, config)
+    group = _plan_group(globals_, sandbox, config)
+    for warning in group.warnings():
+        log.warning(warning)
     log.debug(f"phase validate: {_milliseconds(began)} ms")
 
     store.reserve(container_id)
     undo.callback(store.remove, container_id)
-    undo.callback(monitor.end)  # before its state is removed
+    undo.callback(_remove_group, group, log)
+    undo.callback(monitor.end)  # before its state and its group are removed
     _first_record(store, container_id, config)
+    group.save(store, container_id)
     sandbox.directory.mkdir(mode=0o700)
+    group = group.make(monitor.pid, config.resources)
+    sandbox = replace(sandbox, group=group.paths, oom_kills=group.oom_kills())
     caller = streams.prepare(
         wants_terminal=config.terminal,
         console_socket=options.console_socket,
         size=_console_size(config),
+        group=group,
         undo=undo,
     )
     reply = monitor.create(sandbox, _request(globals_, sandbox, container_id, config, caller), caller)
@@ -181,6 +196,25 @@ def _sandbox_config(settings: Settings, store: Store, container_id: str, config:
         boot_timeout=settings.agent.boot_timeout,
         request_timeout=settings.agent.request_timeout,
     )
+
+
+def _plan_group(globals_: Globals, sandbox: SandboxConfig, config: OciConfig) -> Group:
+    vm, machine = globals_.settings.vm, sandbox.machine
+    return Group.plan(
+        config.cgroups_path,
+        sandbox.id,
+        Overhead(machine.memory, guest=vm.memory_overhead, helpers=vm.host_overhead, vcpus=machine.vcpus),
+        systemd=globals_.systemd_cgroup,
+        rootless=is_rootless(globals_.rootless),
+    )
+
+
+def _remove_group(group: Group, log: Log) -> None:
+    """Takes back a group whose container has not come to be; what it cannot remove is said beside the cause."""
+    try:
+        group.remove()
+    except HostError as error:
+        log.warning(str(error))
 
 
 def _memory(vm: VmSettings, config: OciConfig) -> int:

@@ -33,7 +33,7 @@ def remove(store: Store, container_id: str) -> None:
         _see_end(record.monitor, container_id, END_TIMEOUT)
     if record.shim is not None:
         _see_end(record.shim, container_id, SHIM_TIMEOUT)
-    store.remove(container_id)
+    _forget(store, container_id)
 
 
 def force_remove(store: Store, container_id: str) -> None:
@@ -42,12 +42,24 @@ def force_remove(store: Store, container_id: str) -> None:
         record = load(store, container_id)
     except (HostError, NoSuchContainer):
         _kill_by_id(store, container_id)
-        store.remove(container_id)
+        _forget(store, container_id)
         return
     if record.status is not Status.STOPPED:
         with suppress(VruntimeError):  # it has ended meanwhile, or will be ended with its monitor
             kill(store, record)
     remove(store, container_id)
+
+
+def _forget(store: Store, container_id: str) -> None:
+    """Removes the group on the host and the state: that, too, when the group stays in use, which is an error then."""
+    from vruntime.cgroups.group import load as load_group  # noqa: PLC0415  `kill` imports this module, and needs none
+
+    try:
+        group = load_group(store, container_id)
+        if group is not None:
+            group.remove()
+    finally:
+        store.remove(container_id)
 
 
 def _kill_by_id(store: Store, container_id: str) -> None:

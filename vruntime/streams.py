@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vruntime import shim as shim_program
 from vruntime import terminal
 from vruntime.errors import HostError
 from vruntime.spawn import Child, Identity, spawn
+
+if TYPE_CHECKING:
+    from vruntime.cgroups.group import Group
 
 _STANDARD = ("stdin", "stdout", "stderr")
 
@@ -62,9 +66,17 @@ class Caller:
 
 
 def prepare(
-    *, wants_terminal: bool, console_socket: Path | None, size: tuple[int, int] | None, undo: ExitStack
+    *,
+    wants_terminal: bool,
+    console_socket: Path | None,
+    size: tuple[int, int] | None,
+    group: Group | None,
+    undo: ExitStack,
 ) -> Caller:
-    """Starts the shim and opens what the process needs; `undo` takes it back when the process does not come to be."""
+    """Starts the shim, in the container's group on the host, and opens what the process needs.
+
+    `undo` takes it back when the process does not come to be.
+    """
     fds: dict[str, int] = {}
     master = None
     if wants_terminal:
@@ -79,6 +91,8 @@ def prepare(
     fds["shim"] = ours.detach()
     shim = _start_shim(theirs, fds.get("terminal"))
     undo.callback(shim.end)
+    if group is not None:
+        group.place(shim.pid)  # before the monitor hears of it: the guest has no part in it yet
     return Caller(shim, fds, master)
 
 

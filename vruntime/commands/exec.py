@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from vruntime import streams, terminal
+from vruntime.cgroups import group as groups
 from vruntime.commands import flags
 from vruntime.container import CONFIG_FILE, Record, load
 from vruntime.control import Connection
@@ -96,7 +97,13 @@ def command(
 def _begin(
     store: Store, record: Record, process: Process, console_socket: Path | None, undo: ExitStack
 ) -> streams.Caller:
-    caller = streams.prepare(wants_terminal=process.terminal, console_socket=console_socket, size=None, undo=undo)
+    caller = streams.prepare(
+        wants_terminal=process.terminal,
+        console_socket=console_socket,
+        size=None,
+        group=groups.load(store, record.id),
+        undo=undo,
+    )
     Connection.to(store.sandbox(record.sandbox)).request(
         "exec",
         id=record.id,

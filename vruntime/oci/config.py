@@ -122,6 +122,11 @@ class OciConfig:
         return string(self.document, "linux", "cgroupsPath")
 
     @property
+    def resources(self) -> Json:
+        """The limits, as they are written (config-linux.md, "Control groups")."""
+        return mapping(self.document, "linux", "resources")
+
+    @property
     def cpu_quota(self) -> int | None:
         """Microseconds of CPU time per `cpu_period`, or None without a limit."""
         quota = member(self.document, "linux", "resources", "cpu", "quota")
