@@ -125,7 +125,7 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     store = Store(globals_.root)
     sandbox = _sandbox_config(globals_.settings, store, container_id, config)
     group = _plan_group(globals_, sandbox, config)
-    for warning in group.warnings():
+    for warning in group.warnings(config.resources):
         log.warning(warning)
     log.debug(f"phase validate: {_milliseconds(began)} ms")
 
@@ -134,9 +134,10 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     undo.callback(_remove_group, group, log)
     undo.callback(monitor.end)  # before its state and its group are removed
     _first_record(store, container_id, config)
-    group.save(store, container_id)
+    group.save(store, container_id)  # before it is made: whoever cleans up must find it
     sandbox.directory.mkdir(mode=0o700)
     group = group.make(monitor.pid, config.resources)
+    group.save(store, container_id)  # as it came to be: without privileges it may lack hierarchies
     sandbox = replace(sandbox, group=group.paths, oom_kills=group.oom_kills())
     caller = streams.prepare(
         wants_terminal=config.terminal,
@@ -156,7 +157,7 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
         f" {guest['ready_usec'] / 1000:.1f} ms"
     )
     log.debug(f"phase create: {_milliseconds(began)} ms in all")
-    undo.callback(_take_back, store, container_id, monitor)
+    undo.callback(_take_back, store, container_id, monitor, log)
     return Created(container_id, monitor.connection, caller)
 
 
@@ -252,13 +253,13 @@ def _first_record(store: Store, container_id: str, config: OciConfig) -> None:
     ).save(store)
 
 
-def _take_back(store: Store, container_id: str, monitor: Monitor) -> None:
+def _take_back(store: Store, container_id: str, monitor: Monitor, log: Log) -> None:
     """Removes a container that was made already: its init is killed, and the sandbox ends with it."""
     try:
         Connection.to(store.sandbox(container_id)).kill(container_id)
     except VruntimeError:
         monitor.kill()
-    remove(store, container_id)
+    remove(store, container_id, log)
 
 
 def _request(

@@ -233,7 +233,7 @@ def remove(paths: Paths) -> None:
             time.sleep(pause)
             pause *= 2
     if left:
-        listed = " ".join(f"{name}:{directory}" for name, directory in left.items())
+        listed = " ".join(f"{name}:{directory}" for name, directory in sorted(left.items()))
         hint = "it is the root of a hierarchy, or holds processes that are not the container's"
         raise HostError(f"Failed to remove paths: map[{listed}]", hint=hint)
 
@@ -242,9 +242,9 @@ def _removed(directory: str) -> bool:
     """Whether it is gone. The root of a hierarchy stays, with all below it."""
     try:
         os.rmdir(directory)
-    except FileNotFoundError:
-        return True
     except OSError:
+        if not os.path.lexists(directory):
+            return True  # whatever the error: a read-only hierarchy says that it is one
         if os.path.ismount(directory):
             return False
     else:

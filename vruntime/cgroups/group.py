@@ -15,6 +15,7 @@ from vruntime.cgroups.layout import NAMED, UNIFIED, Layout, groups_of
 from vruntime.cgroups.limits import Overhead
 from vruntime.cgroups.path import Unit
 from vruntime.errors import ContainerError, HostError, NoSuchContainer
+from vruntime.oci.support import ignored_on_v2
 from vruntime.store import Store
 
 FILE = "cgroup.json"
@@ -55,7 +56,7 @@ class Group:
         """How many processes it holds already: on version 1 as runc looks, by one hierarchy for all."""
         return cgroupfs.processes(self.paths.get("devices") or self.paths[UNIFIED])
 
-    def warnings(self) -> Iterator[str]:
+    def warnings(self, resources: Resources) -> Iterator[str]:
         """What is unusual about a group that is there. ContainerError as runc words it when it cannot be used."""
         count = self.occupants()
         if count and self.unit is not None:
@@ -64,6 +65,10 @@ class Group:
             yield f"container's cgroup is not empty: {count} process(es) found"
         if cgroupfs.is_frozen(self.paths):
             raise ContainerError("container's cgroup unexpectedly frozen")
+        if self.is_v2:
+            yield from ignored_on_v2(resources)
+        elif resources.get("unified"):
+            yield "linux.resources.unified: holds in the guest alone: the host has cgroup v1"
 
     def make(self, pid: int, resources: Resources) -> Group:
         """Makes and limits it, and moves the process into it: the first, before it starts others. What has been made.
@@ -71,15 +76,16 @@ class Group:
         `resources` are those of config.json.
         """
         resources = limits.for_host(resources, self.overhead)
-        settings = self._settings(resources)
-        if not self.is_v2 and not self.occupants():
-            settings += limits.device_rules()  # a group that is shared already has its own
+        is_shared = self.occupants() > 0
         if self.unit is not None:
             from vruntime.cgroups import systemd  # noqa: PLC0415
 
             properties = systemd.unit_properties(self.unit, pid, v2=self.is_v2)
             systemd.start(self.unit, [*properties, *systemd.resource_properties(resources, v2=self.is_v2)])
         made = replace(self, paths={name: where for name, where in self.paths.items() if self._make(name, where)})
+        settings = self._settings(resources)
+        if "devices" in made.paths and not is_shared:  # whoever is in it already may need others
+            settings += limits.device_rules()
         Limits(made.paths).set(settings)
         made.place(pid)
         return made

@@ -74,6 +74,17 @@ class Layout:
         wanted = (UNIFIED,) if self.kind is Kind.V2 else (*SUBSYSTEMS, UNIFIED)
         return tuple(name for name in wanted if name in self.mounts)
 
+    def points(self) -> list[str]:
+        """Where the hierarchies are mounted."""
+        return sorted({self.mounts[name].point for name in self.names})
+
+    def controllers(self) -> frozenset[str]:
+        """Those that can limit a container here."""
+        if self.kind is not Kind.V2:
+            return frozenset(self.names)
+        with open(f"{self.mounts[UNIFIED].point}/cgroup.controllers", encoding="ascii") as names:
+            return frozenset(names.read().split())
+
     def directories(self, inner: str) -> dict[str, str]:
         """The group of a container in each hierarchy; see path.inner_path for `inner`."""
         return {name: posixpath.normpath(self._directory(name, inner)) for name in self.names}

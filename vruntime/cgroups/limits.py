@@ -187,11 +187,8 @@ def _memory_v1(memory: Resources) -> Iterator[Setting]:
         yield _one("memory", "memory.soft_limit_in_bytes", memory["reservation"])
     if memory.get("disableOOMKiller"):
         yield _one("memory", "memory.oom_control", 1)
-    swappiness = memory.get("swappiness")
-    if swappiness is not None:
-        if swappiness > 100:
-            raise ConfigError(f"invalid memory swappiness value: {swappiness} (valid range is 0-100)")
-        yield _one("memory", "memory.swappiness", swappiness)
+    if memory.get("swappiness") is not None:
+        yield _one("memory", "memory.swappiness", memory["swappiness"])
 
 
 def _memory_v2(memory: Resources) -> Iterator[Setting]:

@@ -20,4 +20,4 @@ def command(globals_: Globals, container_id: str, force: bool) -> None:
     store = Store(globals_.root)
     if not force:
         load(store, container_id).status.check_delete(container_id)
-    force_remove(store, container_id)
+    force_remove(store, container_id, globals_.logger)

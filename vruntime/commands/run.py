@@ -52,5 +52,5 @@ def command(
     if record.error is not None:
         log.error(f"vruntime run failed: {record.error}")
     if not keep:
-        force_remove(store, container_id)
+        force_remove(store, container_id, log)
     return code
