@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vruntime import accelerator, descriptors, streams, terminal
+from vruntime.cgroups.group import Group, is_rootless
+from vruntime.cgroups.limits import Overhead
 from vruntime.container import CONFIG_FILE, Record, now
 from vruntime.control import Connection, MonitorSilent
 from vruntime.errors import ContainerError, HostError, SandboxError, VruntimeError
@@ -141,16 +143,24 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
         log.warning(warning)
     store = Store(globals_.root)
     sandbox = _sandbox_config(globals_.settings, store, container_id, config)
+    group = _plan_group(globals_, sandbox, config)
+    for warning in group.warnings(config.resources):
+        log.warning(warning)
     log.debug(f"phase validate: {_milliseconds(began)} ms")
 
     store.reserve(container_id)
     hooks = Hooks(_new_record(container_id, config), config.document)
     undo.callback(hooks.run_after_delete, log)  # when all is removed
     undo.callback(store.remove, container_id)
-    undo.callback(monitor.end)  # before its state is removed
+    undo.callback(_remove_group, group, log)
+    undo.callback(monitor.end)  # before its state and its group are removed
     store.write(container_id, CONFIG_FILE, json.dumps(config.document))
     hooks.record.save(store)
+    group.save(store, container_id)  # before it is made: whoever cleans up must find it
     sandbox.directory.mkdir(mode=0o700)
+    group = group.make(monitor.pid, config.resources)
+    group.save(store, container_id)  # as it came to be: without privileges it may lack hierarchies
+    sandbox = replace(sandbox, group=group.paths, oom_kills=group.oom_kills())
     monitor.launch(os.path.abspath(globals_.root), sandbox)
     caller = streams.prepare(
         wants_terminal=config.terminal,
@@ -158,6 +168,7 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
         size=_console_size(config),
         preserved=preserved,
         shim_place=_namespaces_to_find(monitor) if hooks.before_create else nullcontext(),
+        group=group,
         undo=undo,
     )
     if hooks.before_create:
@@ -173,7 +184,7 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
         f" {guest['ready_usec'] / 1000:.1f} ms"
     )
     log.debug(f"phase create: {_milliseconds(began)} ms in all")
-    undo.callback(_take_back, store, container_id, monitor)
+    undo.callback(_take_back, store, container_id, monitor, log)
     return Created(hooks.record, monitor.connection, caller)
 
 
@@ -214,6 +225,25 @@ def _sandbox_config(settings: Settings, store: Store, container_id: str, config:
         boot_timeout=settings.agent.boot_timeout,
         request_timeout=settings.agent.request_timeout,
     )
+
+
+def _plan_group(globals_: Globals, sandbox: SandboxConfig, config: OciConfig) -> Group:
+    vm, machine = globals_.settings.vm, sandbox.machine
+    return Group.plan(
+        config.cgroups_path,
+        sandbox.id,
+        Overhead(machine.memory, guest=vm.memory_overhead, helpers=vm.host_overhead, vcpus=machine.vcpus),
+        systemd=globals_.systemd_cgroup,
+        rootless=is_rootless(globals_.rootless),
+    )
+
+
+def _remove_group(group: Group, log: Log) -> None:
+    """Takes back a group whose container has not come to be; what it cannot remove is said beside the cause."""
+    try:
+        group.remove()
+    except HostError as error:
+        log.warning(str(error))
 
 
 def _memory(vm: VmSettings, config: OciConfig) -> int:
@@ -265,13 +295,13 @@ def _new_record(container_id: str, config: OciConfig) -> Record:
     )
 
 
-def _take_back(store: Store, container_id: str, monitor: Monitor) -> None:
+def _take_back(store: Store, container_id: str, monitor: Monitor, log: Log) -> None:
     """Removes a container that was made already: its init is killed, and the sandbox ends with it."""
     try:
         Connection.to(store.sandbox(container_id)).kill(container_id)
     except VruntimeError:
         monitor.kill()
-    remove(store, container_id)
+    remove(store, container_id, log)
 
 
 def _request(record: Record, config: OciConfig, caller: streams.Caller) -> dict[str, Any]:

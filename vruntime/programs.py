@@ -25,6 +25,18 @@ def output_of(argv: Sequence[str]) -> str:
 
     Raises HostError when it cannot be started, fails, or has not ended after `DEADLINE`.
     """
+    code, text = run(argv, DEADLINE)
+    if code != 0:
+        last = text.strip().splitlines()[-1:] or [""]
+        raise HostError(f"{' '.join(argv)} failed with exit code {code}: {last[0][:200]}")
+    return text
+
+
+def run(argv: Sequence[str], timeout: float) -> tuple[int, str]:
+    """A program's exit code, and what it prints on standard output and standard error.
+
+    Raises HostError when it cannot be started, or has not ended after `timeout` seconds.
+    """
     name = Path(argv[0]).name
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
@@ -34,7 +46,7 @@ def output_of(argv: Sequence[str]) -> str:
         raise
     finally:
         os.close(writer)
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + timeout
     try:
         output = _read_until(reader, deadline)
         code = child.wait(max(0.0, deadline - time.monotonic()))
@@ -42,13 +54,9 @@ def output_of(argv: Sequence[str]) -> str:
         os.close(reader)
         child.end()
         os.close(child.pidfd)
-    text = output.decode("utf-8", errors="replace")
     if code is None:
-        raise HostError(f"{argv[0]} did not answer within {DEADLINE:.0f} s")
-    if code != 0:
-        last = text.strip().splitlines()[-1:] or [""]
-        raise HostError(f"{' '.join(argv)} failed with exit code {code}: {last[0][:200]}")
-    return text
+        raise HostError(f"{argv[0]} did not answer within {timeout:.0f} s")
+    return code, output.decode("utf-8", errors="replace")
 
 
 def version_of(program: Path) -> str:

@@ -27,14 +27,14 @@ def kill(store: Store, record: Record, *, everyone: bool = False) -> None:
             record.monitor.signal(signal.SIGKILL)
 
 
-def remove(store: Store, container_id: str) -> None:
+def remove(store: Store, container_id: str, log: Log) -> None:
     """Waits until the sandbox of a container that has ended is gone, and forgets the container."""
     record = load(store, container_id)
     if record.monitor is not None:
         _see_end(record.monitor, container_id, END_TIMEOUT)
     if record.shim is not None:
         _see_end(record.shim, container_id, SHIM_TIMEOUT)
-    store.remove(container_id)
+    _forget(store, container_id, log)
 
 
 def force_remove(store: Store, container_id: str, log: Log) -> None:
@@ -43,19 +43,32 @@ def force_remove(store: Store, container_id: str, log: Log) -> None:
         record = load(store, container_id)
     except (HostError, NoSuchContainer):
         _kill_by_id(store, container_id)
-        store.remove(container_id)
+        _forget(store, container_id, log)
         return
     if record.status is not Status.STOPPED:
         with suppress(VruntimeError):  # it has ended meanwhile, or will be ended with its monitor
             kill(store, record)
     if not record.hooks:
-        remove(store, container_id)
+        remove(store, container_id, log)
         return
     from vruntime.hooks import Hooks  # noqa: PLC0415  few containers have them
 
     hooks = Hooks.kept(store, record)
-    remove(store, container_id)
+    remove(store, container_id, log)
     hooks.run_after_delete(log)
+
+
+def _forget(store: Store, container_id: str, log: Log) -> None:
+    """Removes the group on the host, and the state. As in runc a group that stays in use is logged, and no failure."""
+    from vruntime.cgroups.group import load as load_group  # noqa: PLC0415  `kill` imports this module, and needs none
+
+    try:
+        group = load_group(store, container_id)
+        if group is not None:
+            group.remove()
+    except HostError as error:
+        log.error(str(error))
+    store.remove(container_id)
 
 
 def _kill_by_id(store: Store, container_id: str) -> None:

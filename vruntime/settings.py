@@ -62,6 +62,7 @@ class VmSettings:
     virtiofsd: Path
     memory: int
     memory_overhead: int
+    host_overhead: int
     vcpus: int
     kernel_parameters: str
 
@@ -215,6 +216,10 @@ RECORDS: Final = (
     Record(
         "vm", "memory_overhead", "64M", _size("16M", "4G"),
         "Memory added to a container's own limit for the guest's kernel and agent (16M to 4G).",
+    ),
+    Record(
+        "vm", "host_overhead", "256M", _size("64M", "4G"),
+        "Memory added to the guest's for the limit on the host: QEMU, virtiofsd, monitor and shims (64M to 4G).",
     ),
     Record(
         "vm", "vcpus", 1, _number(1, 255),

@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vruntime import shim as shim_program
 from vruntime import terminal
 from vruntime.errors import HostError
 from vruntime.spawn import Child, Identity, spawn
+
+if TYPE_CHECKING:
+    from vruntime.cgroups.group import Group
 
 _HERE: AbstractContextManager[None] = nullcontext()
 _STANDARD = ("stdin", "stdout", "stderr")
@@ -68,13 +72,14 @@ def prepare(
     console_socket: Path | None,
     size: tuple[int, int] | None,
     preserved: dict[str, int],
+    group: Group | None,
     shim_place: AbstractContextManager[None] = _HERE,
     undo: ExitStack,
 ) -> Caller:
-    """Starts the shim and opens what the process needs; `undo` takes it back when the process does not come to be.
+    """Starts the shim, in the container's group on the host, and opens what the process needs.
 
-    `preserved` are the caller's descriptors beyond the standard streams, by their names. The shim is started within
-    `shim_place`, whose namespaces are its own then.
+    `undo` takes it back when the process does not come to be. `preserved` are the caller's descriptors beyond the
+    standard streams, by their names. The shim is started within `shim_place`, whose namespaces are its own then.
     """
     fds = dict(preserved)
     master = None
@@ -91,6 +96,8 @@ def prepare(
     with shim_place:
         shim = _start_shim(theirs, fds.get("terminal"))
     undo.callback(shim.end)
+    if group is not None:
+        group.place(shim.pid)  # before the monitor hears of it: the guest has no part in it yet
     return Caller(shim, fds, master)
 
 

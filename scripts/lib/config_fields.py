@@ -46,6 +46,11 @@ REMARKS: dict[Keys, str] = {
     ("mounts", "[]", "source"): "of a bind mount: shared from the host",
     ("linux", "devices", "[]", "type"): f"devices of the guest: {', '.join(support.DEVICES.values())}; FIFOs",
     ("linux", "seccomp", "architectures"): "those that the guest's kernel has; others change nothing",
+    **{("linux", "resources", *keys): "where it has cgroup v1" for keys in support.V1_RESOURCES},
+    ("linux", "resources", "network", "classID"): "where it has cgroup v1",
+    ("linux", "resources", "network", "priorities", "[]", "name"): "where it has cgroup v1",
+    ("linux", "resources", "network", "priorities", "[]", "priority"): "where it has cgroup v1",
+    ("linux", "resources", "unified"): "and on a host with cgroup v2",
     ("linux", "resources", "memory", "limit"): "and the size of the machine's memory",
     ("linux", "resources", "cpu", "quota"): "and, with `period`, the number of its CPUs",
 }

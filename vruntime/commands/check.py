@@ -15,6 +15,8 @@ from typing import Final
 import click
 
 from vruntime import accelerator, linux
+from vruntime.cgroups import layout as cgroup_layout
+from vruntime.cgroups.layout import Layout
 from vruntime.errors import AcceleratorError, HostError, SettingsError
 from vruntime.globals import Globals
 from vruntime.programs import output_of, version_key, version_of
@@ -33,7 +35,10 @@ OPEN_FILES_LEAST: Final = 65_536
 STATE_SPACE_LEAST: Final = 16 * 1024**2
 """Bytes; a container's state takes some 100 KiB, with its console's log at most 1 MiB more."""
 
-_CGROUPS: Final = Path("/sys/fs/cgroup")
+CONTROLLERS: Final = ("cpu", "cpuset", "memory", "pids")
+"""Those that engines limit containers by; others are asked for rarely."""
+
+SYSTEMD_RUNNING: Final = "/run/systemd/system"
 
 
 class Status(StrEnum):
@@ -292,19 +297,26 @@ def _open_files() -> Finding:
 
 
 def _cgroups() -> Finding:
-    if (_CGROUPS / "cgroup.controllers").exists():
-        return Finding("cgroups", Status.OK, "v2")
-    if (_CGROUPS / "unified" / "cgroup.controllers").exists():
-        return Finding("cgroups", Status.OK, "v1, with v2 beside it (hybrid)")
-    if (_CGROUPS / "memory").exists():
-        return Finding("cgroups", Status.OK, "v1")
-    return Finding(
-        "cgroups",
-        Status.WARN,
-        "no controllers mounted",
-        "What the virtual machines take of the host cannot be limited.",
-        f"Mount cgroup2 on {_CGROUPS}.",
-    )
+    meaning = "No container can start: its processes on the host would have no limits."
+    try:
+        layout = Layout.of_this_host()
+    except HostError as error:
+        return Finding("cgroups", Status.FAIL, error.message, meaning, f"Mount cgroup2 on {cgroup_layout.ROOT}.")
+    found = f"{layout.kind}, with {'systemd' if os.path.isdir(SYSTEMD_RUNNING) else 'no systemd'} to manage it"
+    read_only = [point for point in layout.points() if os.statvfs(point).f_flag & os.ST_RDONLY]
+    if read_only:
+        remedy = "Mount it writable; or give --rootless=true, and limit no container."
+        return Finding("cgroups", Status.FAIL, f"{found}; {read_only[0]} is read-only", meaning, remedy)
+    missing = [name for name in CONTROLLERS if name not in layout.controllers()]
+    if missing:
+        return Finding(
+            "cgroups",
+            Status.WARN,
+            f"{found}; no controller {', '.join(missing)}",
+            "A container that asks for a limit of it is refused.",
+            "Enable it in the kernel, or pass it on in cgroup.subtree_control.",
+        )
+    return Finding("cgroups", Status.OK, found)
 
 
 def _state_directory(root: Path) -> Finding:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,12 @@ class SandboxConfig:
     virtiofsd: str
     boot_timeout: float
     request_timeout: float
+
+    group: Mapping[str, str] = field(default_factory=dict)
+    """The control group that holds the helpers: its directory in each hierarchy, by controller."""
+
+    oom_kills: int = 0
+    """How many processes of the group the kernel had killed before."""
 
     def to_wire(self) -> dict[str, Any]:
         """For the control socket."""

@@ -348,16 +348,22 @@ class Container:
         self.note(status=self._before_pause)
 
     async def update(self, resources: Mapping[str, Any]) -> None:
-        """Sets the limits of `resources`, an OCI object, in the guest and in the kept config; all or none."""
+        """Sets the limits of the OCI's `resources` on the host, in the guest, and in the kept config: all or none."""
+        from vruntime.cgroups import group as groups  # noqa: PLC0415  most containers are never updated
+
         self.record.status.check_kill()
         self._check_memory(resources)
         config = self._store.read(self.id, CONFIG_FILE)
         before = config["linux"].get("resources", {})
+        group = groups.load(self._store, self.id)
+        undo_on_host = group.change(resources, before) if group is not None else None
         config["linux"]["resources"] = resources
         self._store.write(self.id, CONFIG_FILE, json.dumps(config))
         try:
             await self._set_limits(resources)
         except VruntimeError:
+            if undo_on_host is not None:
+                undo_on_host()
             config["linux"]["resources"] = before
             self._store.write(self.id, CONFIG_FILE, json.dumps(config))
             with suppress(VruntimeError):  # the first error is the one to tell

@@ -143,12 +143,19 @@ class Sandbox:
         said = console.cause(self._console.contents())
         if helper.name == "qemu" and said:
             return said
+        if code == 128 + signal.SIGKILL and self._oom_kills() > self.config.oom_kills:
+            return f"{helper.name} was killed by the host's OOM killer: the container's cgroup there is out of memory"
         if code is not None and 128 < code <= 128 + 64:
             return f"{helper.name} was killed by {_signal_name(code - 128)}"
         last = console.tail(self._output[helper.name].said.contents())[-1:]
         if code:
             return f"{helper.name} ended with exit code {code}" + (f": {last[0]}" if last else "")
         return "the guest reset itself" if helper.name == "qemu" else f"{helper.name} ended"
+
+    def _oom_kills(self) -> int:
+        from vruntime.cgroups import cgroupfs  # noqa: PLC0415  rarely needed
+
+        return cgroupfs.oom_kills(self.config.group)
 
     def _console_hint(self) -> str | None:
         lines = console.tail(self._console.contents())

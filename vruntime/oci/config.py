@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 from vruntime.errors import ConfigError
 from vruntime.oci import checks, schema, strict_json, support
-from vruntime.oci.document import Json, mapping, member, string
+from vruntime.oci.document import Json, mapping, member, places, string
 from vruntime.oci.faults import refuse
 from vruntime.oci.process import Process
 
@@ -130,6 +131,11 @@ class OciConfig:
         return string(self.document, "linux", "cgroupsPath")
 
     @property
+    def resources(self) -> Json:
+        """The limits, as they are written (config-linux.md, "Control groups")."""
+        return mapping(self.document, "linux", "resources")
+
+    @property
     def cpu_quota(self) -> int | None:
         """Microseconds of CPU time per `cpu_period`, or None without a limit."""
         quota = member(self.document, "linux", "resources", "cpu", "quota")
@@ -226,8 +232,20 @@ def _guest_mount(mount: Mount, bind_sources: Mapping[int, str]) -> Json:
     return guest | {"options": options}
 
 
+def _guest_resources(resources: Json) -> Json:
+    """Without what the host alone limits: cgroup v1's own, and devices for RDMA, of which the guest has none."""
+    guest = deepcopy(resources)
+    guest.pop("rdma", None)
+    for *above, last in support.V1_RESOURCES:
+        for _, holder in places(guest, *above):
+            holder.pop(last, None)
+    return guest
+
+
 def _guest_linux(linux: Json) -> Json:
     guest: Json = {key: linux[key] for key in _GUEST_LINUX_KEYS if key in linux}
+    if "resources" in linux:
+        guest["resources"] = _guest_resources(linux["resources"])
     guest["namespaces"] = [{"type": namespace["type"]} for namespace in linux["namespaces"]]
     if "seccomp" in linux:
         seccomp = linux["seccomp"]

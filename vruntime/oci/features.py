@@ -10,8 +10,8 @@ from vruntime.oci.document import Json
 def features() -> Json:
     """What this runtime recognises, whatever the host offers.
 
-    Of the kernel's parts it says what is true inside the guest, where containers run: cgroup v2
-    alone, no systemd, no AppArmor or SELinux.
+    The control groups are the host's. Of AppArmor and SELinux it says what is true inside the guest, where containers
+    run.
     """
     return {
         "ociVersionMin": support.OCI_VERSION_MIN,
@@ -22,11 +22,11 @@ def features() -> Json:
             "namespaces": list(support.NAMESPACES),
             "capabilities": list(support.CAPABILITIES),
             "cgroup": {
-                "v1": False,
+                "v1": True,
                 "v2": True,
-                "systemd": False,
+                "systemd": True,
                 "systemdUser": False,
-                "rdma": False,
+                "rdma": True,
             },
             "seccomp": {
                 "enabled": True,

@@ -98,22 +98,26 @@ _REFUSED_OF_PROCESS: Final = {
 }
 
 _NOT_IN_CGROUP_V2: Final = "cgroup v2, which the guest has, knows nothing like it"
+
+V1_RESOURCES: Final = (
+    ("memory", "swappiness"),
+    ("memory", "disableOOMKiller"),
+    ("cpu", "realtimeRuntime"),
+    ("cpu", "realtimePeriod"),
+    ("blockIO", "leafWeight"),
+    ("blockIO", "weightDevice", "[]", "leafWeight"),
+    ("network",),
+)
+"""What of `linux.resources` cgroup v1 knows alone: a host that has it keeps them, and no guest does."""
+
 _OTHER_PLATFORM: Final = "it is for another platform"
 
 _IGNORED: Final[dict[tuple[str, ...], str]] = {
     ("linux", "mountLabel"): "the guest has no SELinux",
     ("linux", "resources", "memory", "kernel"): _NOT_IN_CGROUP_V2,
     ("linux", "resources", "memory", "kernelTCP"): _NOT_IN_CGROUP_V2,
-    ("linux", "resources", "memory", "swappiness"): _NOT_IN_CGROUP_V2,
-    ("linux", "resources", "memory", "disableOOMKiller"): _NOT_IN_CGROUP_V2,
     ("linux", "resources", "memory", "useHierarchy"): _NOT_IN_CGROUP_V2,
     ("linux", "resources", "memory", "checkBeforeUpdate"): "it concerns updates alone",
-    ("linux", "resources", "cpu", "realtimeRuntime"): _NOT_IN_CGROUP_V2,
-    ("linux", "resources", "cpu", "realtimePeriod"): _NOT_IN_CGROUP_V2,
-    ("linux", "resources", "blockIO", "leafWeight"): _NOT_IN_CGROUP_V2,
-    ("linux", "resources", "blockIO", "weightDevice", "[]", "leafWeight"): _NOT_IN_CGROUP_V2,
-    ("linux", "resources", "network"): _NOT_IN_CGROUP_V2,
-    ("linux", "resources", "rdma"): "the guest has no RDMA devices",
     ("freebsd",): _OTHER_PLATFORM,
     ("solaris",): _OTHER_PLATFORM,
     ("windows",): _OTHER_PLATFORM,
@@ -142,6 +146,14 @@ def config_refusals(config: object) -> Iterator[str]:
     yield from _mount_refusals(array(config, "mounts"))
     yield from _device_refusals(array(config, "linux", "devices"))
     yield from _seccomp_refusals(mapping(config, "linux", "seccomp"))
+
+
+def ignored_on_v2(resources: object) -> Iterator[str]:
+    """What of `linux.resources` is ignored where the host has cgroup v2, as `path: reason`."""
+    for keys in V1_RESOURCES:
+        for path, value in places(resources, *keys):
+            if value:
+                yield f"linux.resources.{path}: ignored: cgroup v2 knows nothing like it"
 
 
 def process_refusals(process: object) -> Iterator[str]:
