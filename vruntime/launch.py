@@ -144,14 +144,14 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     store = Store(globals_.root)
     sandbox = _sandbox_config(globals_.settings, store, container_id, config)
     group = _plan_group(globals_, sandbox, config)
-    for warning in group.warnings(config.resources):
-        log.warning(warning)
     log.debug(f"phase validate: {_milliseconds(began)} ms")
 
     store.reserve(container_id)
     hooks = Hooks(_new_record(container_id, config), config.document)
     undo.callback(hooks.run_after_delete, log)  # when all is removed
     undo.callback(store.remove, container_id)
+    for warning in group.warnings(config.resources):
+        log.warning(warning)
     undo.callback(_remove_group, group, log)
     undo.callback(monitor.end)  # before its state and its group are removed
     store.write(container_id, CONFIG_FILE, json.dumps(config.document))
