@@ -21,7 +21,7 @@ from vruntime.errors import ContainerError, HostError, SandboxError, VruntimeErr
 from vruntime.globals import Globals
 from vruntime.hooks import Hooks
 from vruntime.log import Log
-from vruntime.monitor.config import GUEST_NOTIFY_PATH, GUEST_PATH, LOG, Bind, SandboxConfig
+from vruntime.monitor.config import GUEST_NOTIFY_PATH, GUEST_PATH, LOG, Bind, Overlay, SandboxConfig
 from vruntime.oci.config import NOTIFY_DIRECTORY, OciConfig, load_config
 from vruntime.remove import END_TIMEOUT, remove
 from vruntime.settings import Settings, VmSettings
@@ -45,6 +45,8 @@ class Options:
     pid_file: Path | None
     preserve_fds: int
     detach: bool
+    overlay: Overlay | None = None
+    """Of a bundle made from an image, which is removed with the container."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,8 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     undo.callback(hooks.run_after_delete, log)  # when all is removed
     undo.callback(store.remove, container_id)
     undo.callback(monitor.end)  # before its state is removed
+    if options.overlay is not None:
+        store.link_layer(container_id, config.bundle)
     store.write(container_id, CONFIG_FILE, json.dumps(config.document))
     hooks.record.save(store)
     sandbox.directory.mkdir(mode=0o700)
@@ -162,7 +166,10 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     )
     if hooks.before_create:
         hooks.run_before_create(caller.shim.pid, monitor.pid)
-    reply = monitor.create(_request(hooks.record, config, caller), caller)
+    request = _request(hooks.record, config, caller)
+    if options.overlay is not None:
+        request["overlay"] = options.overlay.to_wire()
+    reply = monitor.create(request, caller)
     caller.close_given()
     for phase, milliseconds in reply["timings"].items():
         log.debug(f"phase {phase}: {milliseconds} ms after the monitor's start")
