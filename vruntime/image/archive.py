@@ -27,11 +27,13 @@ def find_id(reference: Reference) -> str:
     return manifest.blob_path(Path(), digest).name
 
 
-def check_config(reference: Reference, image_id: str) -> None:
-    """Refuses an image that this host cannot run, before it is extracted."""
-    config = _skopeo(reference, ["inspect", "--config", "--raw"])
-    manifest.check_digest(config, f"sha256:{image_id}")
-    manifest.check_platform(manifest.parse(config, "the image's config"))
+def read_config(reference: Reference, image_id: str) -> Json:
+    """The config of the image; ImageError when this host cannot run it."""
+    content = _skopeo(reference, ["inspect", "--config", "--raw"])
+    manifest.check_digest(content, f"sha256:{image_id}")
+    config = manifest.parse(content, "the image's config")
+    manifest.check_platform(config)
+    return config
 
 
 def extract(reference: Reference, target: Path, room: tools.Room) -> Image:

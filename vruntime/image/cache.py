@@ -86,48 +86,53 @@ class Cache:
     def obtain(self, image_id: str, reference: Reference, fill: Fill, progress: Progress) -> Entry:
         """The image of this id, made by `fill` if it is not there; two callers at once make it once."""
         while True:
-            found = self._use(image_id)
-            if found is not None:
-                return found
             lock = self._locked(image_id, progress)
             try:
-                if not (self._entry(image_id) / _COMPLETE).exists():
+                if self._is_complete(image_id):
+                    return Entry(image_id, self._entry(image_id), os.dup(lock))
+                # Nobody makes it. To one of several that wait here the lock is given.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_at(lock, self._entry(image_id)) and not self._is_complete(image_id):
                     self._make(image_id, reference, fill)
+            except BlockingIOError:
+                continue
             finally:
                 os.close(lock)
 
-    def _use(self, image_id: str) -> Entry | None:
+    def _locked(self, image_id: str, progress: Progress) -> int:
+        """The shared lock on an image's directory, which is made when it is missing."""
         directory = self._entry(image_id)
-        try:
-            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
+        while True:
+            directory.mkdir(mode=0o700, exist_ok=True)
+            lock = _open(directory)
+            if lock is None:
+                continue
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                progress.waiting(f"waiting for another process that has image {image_id[:12]} at work")
+                fcntl.flock(lock, fcntl.LOCK_SH)
+            if _is_at(lock, directory):
+                return lock
+            os.close(lock)
+
+    def _use(self, image_id: str) -> Entry | None:
+        """The image, if it is there, and nobody is removing it."""
+        directory = self._entry(image_id)
+        lock = _open(directory)
+        if lock is None:
             return None
         with suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            if _is_at(lock, directory) and (directory / _COMPLETE).exists():
+            if _is_at(lock, directory) and self._is_complete(image_id):
                 return Entry(image_id, directory, lock)
         os.close(lock)
         return None
 
-    def _locked(self, image_id: str, progress: Progress) -> int:
-        """The exclusive lock on an image's directory, which is made when it is missing."""
-        directory = self._entry(image_id)
-        while True:
-            directory.mkdir(mode=0o700, exist_ok=True)
-            with suppress(FileNotFoundError):
-                lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    progress.waiting(f"waiting for another process that has image {image_id[:12]} at work")
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-                if _is_at(lock, directory):
-                    return lock
-                os.close(lock)
-
     def _make(self, image_id: str, reference: Reference, fill: Fill) -> None:
         directory = self._entry(image_id)
         new = directory / _NEW
+        self.sweep()
         remove_tree(new)  # what an unpacking left that was killed
         new.mkdir(mode=0o700)
         try:
@@ -166,9 +171,8 @@ class Cache:
     def remove(self, image_id: str) -> bool:
         """Removes a kept image, or what is left of one; False when a container uses it."""
         directory = self._entry(image_id)
-        try:
-            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
+        lock = _open(directory)
+        if lock is None:
             return True
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -184,7 +188,9 @@ class Cache:
 
     def in_use(self, entry: Entry) -> bool:
         """Whether anyone else holds the image."""
-        other = os.open(entry.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        other = _open(entry.directory)
+        if other is None:
+            return False
         try:
             fcntl.flock(entry.lock, fcntl.LOCK_UN)
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -197,11 +203,20 @@ class Cache:
     def sweep(self) -> None:
         """Removes what unpackings left that were killed."""
         for name in os.listdir(self._images):
-            if not (self._entry(name) / _COMPLETE).exists():
+            if not self._is_complete(name):
                 self.remove(name)
+
+    def _is_complete(self, image_id: str) -> bool:
+        return (self._entry(image_id) / _COMPLETE).exists()
 
     def _entry(self, image_id: str) -> Path:
         return self._images / image_id
+
+
+def _open(directory: Path) -> int | None:
+    with suppress(FileNotFoundError):
+        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return None
 
 
 def _is_at(lock: int, directory: Path) -> bool:

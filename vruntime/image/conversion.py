@@ -70,12 +70,20 @@ def user_text(image: Json, overrides: Overrides) -> str:
 
 def volume_paths(image: Json) -> list[str]:
     """The absolute paths of the image's volumes, those above before those below; ImageError when one cannot be."""
-    paths = sorted({os.path.normpath(f"/{path}") for path in _keys(image, "Volumes")})
+    paths = sorted({_absolute(path) for path in _keys(image, "Volumes")})
     if "/" in paths:
         raise ImageError("the image's volume / would hide the image")
     if len(paths) > _VOLUMES_LIMIT:
         raise ImageError(f"the image has {len(paths)} volumes; at most {_VOLUMES_LIMIT} are possible")
     return paths
+
+
+def check(image: Json, overrides: Overrides) -> None:
+    """Refuses, before an image is unpacked, a config of which no config.json can be made."""
+    command_line(image, overrides)
+    environment(image, overrides, "", {})
+    volume_paths(image)
+    image_annotations(image)
 
 
 def convert(image: Json, overrides: Overrides, user: User, own: Own, container_id: str) -> Json:
@@ -140,7 +148,11 @@ def image_annotations(image: Json) -> dict[str, str]:
 
 def _working_directory(image: Json, overrides: Overrides) -> str:
     path = overrides.workdir if overrides.workdir is not None else string(image, "config", "WorkingDir")
-    return os.path.normpath(f"/{path}").replace("//", "/")
+    return _absolute(path)
+
+
+def _absolute(path: str) -> str:
+    return os.path.normpath("/" + path.lstrip("/"))
 
 
 def _completed(env: Iterable[str], caller: Mapping[str, str]) -> Iterable[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from vruntime.errors import ImageError
 from vruntime.image import archive, layer, layout
 from vruntime.image.cache import Cache, Entry
-from vruntime.image.conversion import Overrides, Own, command_line, convert, user_text, volume_paths
+from vruntime.image.conversion import Overrides, Own, check, convert, user_text, volume_paths
 from vruntime.image.layer import Layer
 from vruntime.image.progress import Progress
 from vruntime.image.reference import Kind, Reference
@@ -72,11 +72,12 @@ def _find(
     directory: Path, size_limit: int, log: Log, reference: Reference, overrides: Overrides, undo: ExitStack
 ) -> _Source:
     if reference.kind is Kind.DIRECTORY:
-        command_line({}, overrides)
-        return _Source(_directory(reference.path), {})
+        source = _Source(_directory(reference.path), {})
+        check(source.config, overrides)
+        return source
     entry = _kept(Cache(directory), size_limit, log, reference, overrides)
     undo.callback(os.close, entry.lock)
-    command_line(entry.config, overrides)
+    check(entry.config, overrides)
     return _Source(entry.rootfs, entry.config, (entry.directory,))
 
 
@@ -100,10 +101,7 @@ def _kept(cache: Cache, size_limit: int, log: Log, reference: Reference, overrid
     progress = Progress(log, f"unpacking {reference}")
 
     def fill(new: Path) -> tuple[bytes, int]:
-        if image:
-            command_line(image.config, overrides)
-        else:
-            archive.check_config(reference, image_id)
+        check(image.config if image else archive.read_config(reference, image_id), overrides)
         with progress:
             room = Room(new, size_limit, progress)
             unpacked = image or archive.extract(reference, new / "blobs", room)
