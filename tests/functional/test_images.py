@@ -253,6 +253,16 @@ def test_a_killed_monitor_leaves_nothing(runtime: Runtime, images: Images, state
     assert images.layers() == set()
 
 
+def test_a_killed_run_leaves_what_delete_removes(runtime: Runtime, images: Images, state_root: Path) -> None:
+    container_id = runtime.new_id()
+    command = runtime.command("run", "--image", str(images.rootfs()), container_id, "true")
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
+        eventually((state_root / "containers" / container_id / "layer").is_symlink)
+        killed.kill()
+    runtime("delete", "--force", container_id)
+    assert images.layers() == set()
+
+
 def test_a_layer_whose_container_is_forgotten_is_cleared_away(
     runtime: Runtime, images: Images, state_root: Path
 ) -> None:

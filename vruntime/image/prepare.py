@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from vruntime.errors import ImageError
+from vruntime.errors import HostError, ImageError
 from vruntime.image import archive, layer, layout
 from vruntime.image.cache import Cache, Entry
 from vruntime.image.conversion import Overrides, Own, check, convert, user_text, volume_paths
@@ -49,6 +49,16 @@ def prepare(
 
     Raises VruntimeError; an image that cannot be run is refused before anything is made.
     """
+    try:
+        return _prepare(settings, log, reference, overrides, state, undo)
+    except OSError as error:
+        where = f" {error.filename}:" if error.filename else ""
+        raise HostError(f"cannot make a bundle of {reference}:{where} {error.strerror}") from error
+
+
+def _prepare(
+    settings: ImageSettings, log: Log, reference: Reference, overrides: Overrides, state: Path, undo: ExitStack
+) -> Prepared:
     directory = Path(os.path.realpath(settings.directory))
     source = _find(directory, settings.size_limit, log, reference, overrides, undo)
     layer.sweep(directory)

@@ -13,7 +13,7 @@ from typing import Final
 from vruntime.errors import HostError, ImageError
 from vruntime.image.progress import Progress
 from vruntime.settings import format_size
-from vruntime.spawn import spawn, tied_to_us
+from vruntime.spawn import Child, spawn, tied_to_us
 
 Watch = Callable[[int], None]
 """Called several times a second with the program's pid; may raise to end it."""
@@ -55,7 +55,7 @@ def run(package: str, arguments: Sequence[str], watch: Watch | None = None) -> b
         os.close(answer_end)
     try:
         output = {answer: b"", said: b""}
-        _attend(child.pid, child.pidfd, output, answer, watch)
+        _attend(child, output, answer, watch)
         code = child.wait()
     finally:
         child.end()
@@ -74,26 +74,26 @@ def _find(program: str) -> str:
     raise HostError(f"{program} is not installed, which images of this form need", hint=f"apt install {program}")
 
 
-def _attend(pid: int, pidfd: int, output: dict[int, bytes], answer: int, watch: Watch | None) -> None:
+def _attend(child: Child, output: dict[int, bytes], answer: int, watch: Watch | None) -> None:
     """Reads what the program says until it ends: all of its answer, the end of the rest."""
     poll = select.poll()
-    for fd in (*output, pidfd):
+    for fd in (*output, child.pidfd):
         poll.register(fd, select.POLLIN)
     while True:
         ready = {fd for fd, _ in poll.poll(_INTERVAL if watch else None)}
-        for fd in ready - {pidfd}:
+        for fd in ready - {child.pidfd}:
             data = os.read(fd, 65536)
             if not data:
                 poll.unregister(fd)
             elif fd == answer and len(output[fd]) + len(data) > _ANSWER_LIMIT:
-                raise ImageError(f"an answer larger than {_ANSWER_LIMIT >> 20} MiB")
+                raise ImageError(f"{child.name} failed: its answer is larger than {_ANSWER_LIMIT >> 20} MiB")
             else:
                 output[fd] += data
                 if fd != answer:
                     output[fd] = output[fd][-_SAID_LIMIT:]
         if watch:
-            watch(pid)
-        if ready == {pidfd}:
+            watch(child.pid)
+        if ready == {child.pidfd}:
             return
 
 
