@@ -115,6 +115,8 @@ def _kept(cache: Cache, size_limit: int, log: Log, reference: Reference, overrid
         with progress:
             room = Room(new, size_limit, progress)
             unpacked = image or archive.extract(reference, new / "blobs", room)
+            if unpacked.id != image_id:
+                raise ImageError(f"{reference} was changed while it was read")
             unpack(unpacked, new / "rootfs", room)
             if image is None:
                 remove_tree(new / "blobs")
