@@ -10,13 +10,16 @@ import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pexpect
 import pytest
-from conftest import VRUNTIME, Bundles, Runtime
 from layouts import BLOCK, DIRECTORY, FIFO, HARDLINK, SYMLINK, Layout, busybox, entry, layer
 from messages import message
 from waiting import eventually
+
+if TYPE_CHECKING:
+    from conftest import Bundles, Runtime
 
 SIZE_LIMIT = "512M"
 
@@ -86,16 +89,16 @@ def images(tmp_path: Path, bundles: Bundles) -> Images:
 
 
 @pytest.fixture
-def runtime(images: Images, tmp_path: Path, state_root: Path) -> Iterator[Runtime]:
+def runtime(vruntime: Runtime, images: Images, tmp_path: Path) -> Iterator[Runtime]:
     """vruntime with a directory of its own for images, in which no container leaves anything."""
     settings = tmp_path / "settings.toml"
     settings.write_text(
         f'[vm]\nallow_emulation = true\n[image]\ndirectory = "{images.kept}"\nsize_limit = "{SIZE_LIMIT}"\n'
     )
     settings.chmod(0o644)
-    runtime = Runtime(VRUNTIME, state_root, ("--config", str(settings)))
-    yield runtime
-    runtime.clean_up()
+    vruntime.flags = ("--config", str(settings))
+    yield vruntime
+    vruntime.clean_up()
     assert images.layers() == set()
     assert [str(path) for path in images.kept.glob("images/*/new")] == []
 
