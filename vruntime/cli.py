@@ -25,6 +25,7 @@ VERBS = (
     "events",
     "exec",
     "features",
+    "image",
     "kill",
     "list",
     "pause",

@@ -2,6 +2,7 @@
 
 VruntimeError                  anything that a user is told in one line
 ├── ConfigError                config.json or a process file cannot be run as written
+├── ImageError                     an image cannot be used
 ├── SettingsError              the administrator's settings are wrong
 ├── AcceleratorError           no accelerator that the settings allow
 ├── HostError                  an operation of the host failed
@@ -44,6 +45,10 @@ class ConfigError(VruntimeError):
     def __init__(self, message: str, *, faults: Sequence[str] = (), hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.faults = tuple(faults)
+
+
+class ImageError(VruntimeError):
+    """An image cannot be used: it is not there, broken, for another machine, or too large."""
 
 
 class SettingsError(VruntimeError):

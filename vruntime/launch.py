@@ -23,7 +23,7 @@ from vruntime.errors import ContainerError, HostError, SandboxError, VruntimeErr
 from vruntime.globals import Globals
 from vruntime.hooks import Hooks
 from vruntime.log import Log
-from vruntime.monitor.config import GUEST_NOTIFY_PATH, GUEST_PATH, LOG, Bind, SandboxConfig
+from vruntime.monitor.config import GUEST_NOTIFY_PATH, GUEST_PATH, LOG, Bind, Overlay, SandboxConfig
 from vruntime.oci.config import NOTIFY_DIRECTORY, OciConfig, load_config
 from vruntime.remove import END_TIMEOUT, remove
 from vruntime.settings import Settings, VmSettings
@@ -47,6 +47,8 @@ class Options:
     pid_file: Path | None
     preserve_fds: int
     detach: bool
+    overlay: Overlay | None = None
+    """Of a bundle made from an image, which is removed with the container."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,8 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
         log.warning(warning)
     undo.callback(_remove_group, group, log)
     undo.callback(monitor.end)  # before its state and its group are removed
+    if options.overlay is not None:
+        store.link_layer(container_id, config.bundle)
     store.write(container_id, CONFIG_FILE, json.dumps(config.document))
     hooks.record.save(store)
     group.save(store, container_id)  # before it is made: whoever cleans up must find it
@@ -173,7 +177,10 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     )
     if hooks.before_create:
         hooks.run_before_create(caller.shim.pid, monitor.pid)
-    reply = monitor.create(_request(hooks.record, config, caller), caller)
+    request = _request(hooks.record, config, caller)
+    if options.overlay is not None:
+        request["overlay"] = options.overlay.to_wire()
+    reply = monitor.create(request, caller)
     caller.close_given()
     for phase, milliseconds in reply["timings"].items():
         log.debug(f"phase {phase}: {milliseconds} ms after the monitor's start")

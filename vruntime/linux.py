@@ -11,6 +11,7 @@ CLONE_NEWNET = 0x40000000
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
 MS_NODEV = 0x4
+MS_NOEXEC = 0x8
 MS_REMOUNT = 0x20
 MS_BIND = 0x1000
 MS_REC = 0x4000
@@ -66,6 +67,11 @@ def mount(source: str, target: str, *, fstype: str | None = None, flags: int = 0
         return None if text is None else os.fsencode(text)
 
     _check(_libc.mount(raw(source), raw(target), raw(fstype), ctypes.c_ulong(flags), raw(data)), target)
+
+
+def syncfs(fd: int) -> None:
+    """Writes the file system that holds `fd` to its disk; see syncfs(2)."""
+    _check(_libc.syncfs(ctypes.c_int(fd)), "syncfs")
 
 
 class _OpenHow(ctypes.Structure):

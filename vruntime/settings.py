@@ -76,11 +76,20 @@ class AgentSettings:
 
 
 @dataclass(frozen=True)
+class ImageSettings:
+    """[image]: images and what containers made of them write. Sizes are in bytes."""
+
+    directory: Path
+    size_limit: int
+
+
+@dataclass(frozen=True)
 class Settings:
     """All settings, and where each came from."""
 
     vm: VmSettings
     agent: AgentSettings
+    image: ImageSettings
     sources: Mapping[str, str]
     """The file of each setting by its name (`vm.memory`), or `default` or `command line`."""
 
@@ -237,6 +246,14 @@ RECORDS: Final = (
         "agent", "request_timeout", 30, _number(1, 3600),
         "Seconds for any later answer of the agent (1 to 3600).",
     ),
+    Record(
+        "image", "directory", "/var/lib/vruntime", _path,
+        "Where images are unpacked, and what a container made of one writes is kept until it is deleted.",
+    ),
+    Record(
+        "image", "size_limit", "16G", _size("1M", "16T"),
+        "Most that is written while one image is unpacked (1M to 16T).",
+    ),
 )  # fmt: skip
 """Every setting."""
 
@@ -260,6 +277,7 @@ def load(config: Path | None = None, *, allow_emulation: bool | None = None) -> 
     return Settings(
         vm=VmSettings(**_section(values, "vm")),
         agent=AgentSettings(**_section(values, "agent")),
+        image=ImageSettings(**_section(values, "image")),
         sources=MappingProxyType(sources),
     )
 

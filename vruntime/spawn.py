@@ -177,9 +177,20 @@ def spawn(
     return Child(name, pid, os.pidfd_open(pid))
 
 
-def tied_to_us(argv: Sequence[str], *, user: int | None = None, groups: Sequence[int] = ()) -> list[str]:
-    """The command line under setpriv(1): killed when we die, without new privileges, as `user` when given."""
+def tied_to_us(
+    argv: Sequence[str],
+    *,
+    user: int | None = None,
+    groups: Sequence[int] = (),
+    capabilities: Sequence[str] | None = None,
+) -> list[str]:
+    """The command line under setpriv(1): killed when we die, without new privileges.
+
+    As `user` when given; with no other `capabilities` than these, in lower case and without `cap_`, when given.
+    """
     command = [SETPRIV, "--pdeathsig", "KILL", "--no-new-privs"]
+    if capabilities is not None:
+        command += ["--bounding-set", ",".join(["-all", *(f"+{name}" for name in capabilities)])]
     if user is not None:
         command += [f"--reuid={user}", f"--regid={user}"]
         command += [f"--groups={','.join(map(str, groups))}"] if groups else ["--clear-groups"]

@@ -2,6 +2,7 @@
 
 containers/<id>/state.json    the container's record (container.Record)
 containers/<id>/config.json   its config as it was at create: later edits of the bundle have no effect
+containers/<id>/layer         of one made from an image, a link to what is its own (image.layer)
 sandboxes/<id>/               the monitor's sockets, its log, and the mount points of the shared directory
 """
 
@@ -16,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from vruntime.errors import ContainerError, ContainerExists, HostError, NoSuchContainer
+from vruntime.spawn import spawn
 
 # runc's idRegex; a name of "." or ".." is refused apart.
 _ID = re.compile(r"[\w+-.]+", re.ASCII)
+_RM = "/bin/rm"
+LAYER_LINK = "layer"
 _MAX_ID = 255 - len(".config.json.tmp")
 
 
@@ -70,9 +74,15 @@ class Store:
         return directory
 
     def remove(self, container_id: str) -> None:
-        """Gives an id free: removes all state of the container and of its sandbox of the same id."""
+        """Gives an id free: removes all state of the container and of its sandbox of the same id, and its layer."""
+        with suppress(OSError):  # it was not made from an image
+            remove_tree(Path(os.readlink(self.container(container_id) / LAYER_LINK)))
         shutil.rmtree(self.sandbox(container_id), ignore_errors=True)
         shutil.rmtree(self.container(container_id), ignore_errors=True)
+
+    def link_layer(self, container_id: str, layer: Path) -> None:
+        """Makes a directory the container's own: it is removed with its state."""
+        os.symlink(layer, self.container(container_id) / LAYER_LINK)
 
     def write(self, container_id: str, name: str, text: str) -> None:
         """Writes a file of a container so that a reader sees the old one or the new one, never a part."""
@@ -99,3 +109,12 @@ def replace_file(path: Path, text: str) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise HostError(f"cannot write {path}: {error.strerror}") from error
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a directory, however deep; no error when there is none. HostError when something of it stays.
+
+    By rm(1): what a guest has made can be nested deeper than a recursion in Python goes. No Ctrl-C reaches it.
+    """
+    if spawn("rm", [_RM, "-rf", "--one-file-system", "--", str(path)], new_session=True).wait():
+        raise HostError(f"cannot remove {path}", hint=f"`rm -rf {path}` says why")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 SETTLE_SECONDS = 5.0
 
-_OURS = re.compile(r"qemu-system|virtiofsd|vruntime|shim\.py")
+_OURS = re.compile(r"qemu-system|virtiofsd|vruntime|shim\.py|umoci|skopeo")
 
 
 @dataclass(frozen=True)

@@ -49,3 +49,24 @@ def creating(command: F) -> F:
     for flag in flags:
         command = flag(command)
     return command
+
+
+IMAGE_FLAGS = ("entrypoint", "env", "hostname", "interactive", "tty", "user", "workdir")
+"""What `imaging` adds for images alone."""
+
+
+def imaging(command: F) -> F:
+    """The flags of `run` for an image in place of a bundle, worded as Podman words them."""
+    flags = (
+        click.option("--image", metavar="IMAGE", help="Run an image in place of a bundle."),
+        click.option("--entrypoint", metavar="PROGRAM", help="In place of the image's entrypoint; empty: none."),
+        click.option("-e", "--env", multiple=True, help="Set an environment variable: NAME=VALUE, or NAME to pass it."),
+        click.option("--hostname", help="Host name [default: the container's id]."),
+        click.option("-i", "--interactive", is_flag=True, help="Pass standard input on; --tty does, too."),
+        click.option("-t", "--tty", is_flag=True, help="Allocate a pseudo-TTY."),
+        click.option("-u", "--user", help="User of the image, as <name|uid>[:<group|gid>]."),
+        click.option("-w", "--workdir", help="Working directory in the container."),
+    )
+    for flag in reversed(flags):
+        command = flag(command)
+    return command

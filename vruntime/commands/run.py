@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from vruntime import launch
+from vruntime import launch, terminal
 from vruntime.commands import flags
 from vruntime.container import load
+from vruntime.errors import ContainerError, ContainerExists
 from vruntime.globals import Globals
+from vruntime.monitor.config import Overlay
 from vruntime.remove import force_remove
 from vruntime.start import start
 from vruntime.store import Store
@@ -22,9 +26,11 @@ from vruntime.store import Store
 @click.option("-d", "--detach", is_flag=True, help="Detach from the container's process.")
 @click.option("--keep", is_flag=True, help="Do not delete the container after it exits.")
 @click.option("--no-subreaper", is_flag=True, help="Accepted: no subreaper is used.")
-@click.pass_obj
+@flags.imaging
+@click.argument("args", metavar="[COMMAND [ARG]...]", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
 def command(
-    globals_: Globals,
+    context: click.Context,
     /,
     container_id: str,
     bundle: Path,
@@ -33,16 +39,26 @@ def command(
     preserve_fds: int,
     detach: bool,
     keep: bool,
-    **_: bool,
+    image: str | None,
+    **rest: Any,
 ) -> int:
-    """Create and start a container from a bundle.
+    """Create and start a container from a bundle, or with --image from an image.
 
     Without --detach it stays until the container's program ends, and exits with its exit code.
+
+    An image is oci:DIR[:TAG], docker-archive:FILE[:REF], dir:DIR or a directory that is a root filesystem. It is
+    unpacked once and kept (see `vruntime image`). COMMAND stands in place of the image's own.
     """
-    options = launch.Options(bundle, console_socket, pid_file, preserve_fds, detach)
+    globals_: Globals = context.obj
     log = globals_.logger
     store = Store(globals_.root)
+    _check_usage(context, image)
     with ExitStack() as undo:
+        overlay = None
+        if image is not None:
+            terminal.check_console(terminal=rest["tty"], detach=detach, console_socket=console_socket)
+            bundle, overlay = _from_image(globals_, store, container_id, image, rest, undo)
+        options = launch.Options(bundle, console_socket, pid_file, preserve_fds, detach, overlay)
         created = launch.create(globals_, log, container_id, options, undo)
         main_pid = created.caller.shim.pid if detach else os.getpid()
         manager = start(store, created.record, created.connection, main_pid=main_pid)
@@ -59,3 +75,47 @@ def command(
     if not keep:
         force_remove(store, container_id, log)
     return code
+
+
+def _check_usage(context: click.Context, image: str | None) -> None:
+    def given(name: str) -> bool:
+        return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+    if image is not None:
+        if given("bundle"):
+            raise click.UsageError("--image and --bundle exclude each other.", context)
+        return
+    for name in flags.IMAGE_FLAGS:
+        if given(name):
+            raise click.UsageError(f"--{name} needs --image.", context)
+    if context.params["args"]:
+        raise click.UsageError(f"Got unexpected extra argument ({context.params['args'][0]})", context)
+
+
+def _from_image(
+    globals_: Globals, store: Store, container_id: str, image: str, rest: dict[str, Any], undo: ExitStack
+) -> tuple[Path, Overlay]:
+    from vruntime.image.conversion import Overrides  # noqa: PLC0415  bundles do without
+    from vruntime.image.prepare import prepare  # noqa: PLC0415
+    from vruntime.image.reference import parse_reference  # noqa: PLC0415
+
+    state = store.container(container_id)
+    if state.exists():  # before minutes of unpacking; who comes first is decided later
+        raise ContainerExists("container with given ID already exists")
+    if rest["user"] == "":
+        raise ContainerError("--user is empty")
+    if not (rest["interactive"] or rest["tty"]):
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        os.dup2(null, 0)
+        os.close(null)
+    overrides = Overrides(
+        args=rest["args"],
+        entrypoint=rest["entrypoint"],
+        env=rest["env"],
+        user=rest["user"],
+        workdir=rest["workdir"],
+        hostname=rest["hostname"],
+        terminal=rest["tty"],
+    )
+    prepared = prepare(globals_.settings.image, globals_.logger, parse_reference(image), overrides, state, undo)
+    return prepared.bundle, prepared.overlay

@@ -31,6 +31,28 @@ class Bind:
 
 
 @dataclass(frozen=True)
+class Overlay:
+    """What is mounted at the rootfs of a container that is made from an image: three directories of the host."""
+
+    lower: str
+    """The image, which is not written to."""
+
+    upper: str
+    work: str
+    held: tuple[str, ...]
+    """Directories to be locked (flock(2), shared) as long as the sandbox lives."""
+
+    def to_wire(self) -> dict[str, Any]:
+        """For the control socket."""
+        return dict(self.__dict__)
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Overlay:
+        """The inverse of `to_wire`."""
+        return cls(**{**wire, "held": tuple(wire["held"])})
+
+
+@dataclass(frozen=True)
 class SandboxConfig:
     """What a sandbox is made of; sizes in bytes, times in seconds."""
 

@@ -14,7 +14,7 @@ from typing import Any
 from vruntime import control
 from vruntime.container import Status, load
 from vruntime.errors import NoSuchContainer, SandboxError, VruntimeError, to_wire
-from vruntime.monitor.config import Bind
+from vruntime.monitor.config import Bind, Overlay
 from vruntime.monitor.containers import Container
 from vruntime.monitor.notify import ServiceManager
 from vruntime.monitor.readiness import readable
@@ -150,6 +150,8 @@ class Service:
             accelerator=str(self._sandbox.config.machine.accelerator),
         )
         try:
+            if "overlay" in request:
+                self._sandbox.share.mount_overlay(record.rootfs, Overlay.from_wire(request["overlay"]))
             self._sandbox.share.add(
                 record.id,
                 record.rootfs,

@@ -7,11 +7,15 @@ It is built in a mount namespace of the monitor's own, and so disappears with it
 
 A container is a directory in it: `<id>/rootfs`, and `<id>/mounts/<n>` for the bind mount with index n in config.json.
 Each is a bind mount; as `build` and `share` are peers, it appears in both, and in virtiofsd's namespace, at any time.
+The overlay of a container that is made from an image is mounted in this namespace too, and what it is made of is locked
+as long as we live.
+
 On the host every such mount is nodev, nosuid and noexec, which costs nothing to the guest: its own kernel decides.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +23,7 @@ from pathlib import Path
 
 from vruntime import linux
 from vruntime.errors import HostError
-from vruntime.monitor.config import GUEST_PATH, Bind
+from vruntime.monitor.config import GUEST_PATH, Bind, Overlay
 
 _HOST_ATTRIBUTES = linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NOEXEC
 _READ_ONLY = linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
@@ -32,6 +36,7 @@ class Share:
     def __init__(self, directory: Path) -> None:
         self._build = directory / "build"
         self.path = directory / "share"
+        self._held: list[int] = []
 
     def make(self) -> None:
         """Enters a mount namespace of our own, a slave of the host's, and makes the empty directory in it."""
@@ -91,6 +96,34 @@ class Share:
                 os.close(source_fd)
         return {bind.index: f"{GUEST_PATH}/{container_id}/mounts/{bind.index}" for bind in binds}
 
+    def mount_overlay(self, rootfs: str, overlay: Overlay) -> None:
+        """Mounts an overlay at a rootfs, seen by us alone."""
+        self._held += [_hold(directory) for directory in overlay.held]
+        layers = [
+            _open_source(path, os.O_DIRECTORY | os.O_NOFOLLOW) for path in (overlay.lower, overlay.upper, overlay.work)
+        ]
+        try:
+            # By descriptors, as a path may have the colons and commas that part these options. What an image's own
+            # attributes ask of overlayfs is not done, whatever the host's defaults are.
+            names = ("lowerdir", "upperdir", "workdir")
+            options = [f"{name}=/proc/self/fd/{fd}" for name, fd in zip(names, layers, strict=True)]
+            options += ["redirect_dir=nofollow", "metacopy=off", "index=off"]
+            linux.mount(
+                "overlay",
+                rootfs,
+                fstype="overlay",
+                flags=linux.MS_NODEV | linux.MS_NOSUID | linux.MS_NOEXEC,
+                data=",".join(options),
+            )
+        except OSError as error:
+            raise HostError(
+                f"cannot mount an overlay of {overlay.lower} at {rootfs}: {error.strerror}",
+                hint="image.directory must be on a file system that can be an overlay's upper one, such as ext4 or xfs",
+            ) from error
+        finally:
+            for fd in layers:
+                os.close(fd)
+
     @staticmethod
     def _bind(source_fd: int, target: Path, *, readonly: bool, recursive: bool) -> None:
         if stat.S_ISDIR(os.fstat(source_fd).st_mode):
@@ -111,9 +144,19 @@ class Share:
             raise HostError(f"cannot share {os.readlink(f'/proc/self/fd/{source_fd}')}: {error}") from error
 
 
-def _open_source(path: str, flags: int) -> int:
+def _hold(directory: str) -> int:
+    fd = _open_source(directory, os.O_DIRECTORY | os.O_NOFOLLOW, access=os.O_RDONLY)
     try:
-        return os.open(path, os.O_PATH | os.O_CLOEXEC | flags)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        raise HostError(f"{directory} is being removed") from error
+    return fd
+
+
+def _open_source(path: str, flags: int, *, access: int = os.O_PATH) -> int:
+    try:
+        return os.open(path, access | os.O_CLOEXEC | flags)
     except OSError as error:
         raise HostError(f"cannot share {path}: {error.strerror}") from error
 
