@@ -25,6 +25,8 @@ DEVICES: Final = (
     "c 1:3 rwm",  # null
     "c 1:9 rm",  # urandom
     "c 10:232 rwm",  # kvm
+    # The caller's terminal, of which the monitor opens a description of its own.
+    *(f"c {major}:* rw" for major in (4, 5, *range(136, 144))),
 )
 """All that a helper opens; a machine taken over can open no other."""
 

@@ -7,6 +7,7 @@ and terminals are opened anew through /proc instead, which gives a description o
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import stat
@@ -14,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
 
 from vruntime.agent.client import Agent, Process
-from vruntime.errors import AgentError
+from vruntime.errors import AgentError, HostError
 from vruntime.monitor.readiness import writable
 
 STDIN, STDOUT, STDERR = range(3)
@@ -95,8 +96,11 @@ def _own_description(fd: int, *, writing: bool) -> int:
     flags = (os.O_WRONLY if writing else os.O_RDONLY) | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         return os.open(f"/proc/self/fd/{fd}", flags)
-    except OSError:  # a pipe whose reader is gone already: found out at the first write
-        return os.open(os.devnull, flags) if not writing else _broken_pipe()
+    except OSError as error:
+        if error.errno not in (errno.ENXIO, errno.EIO):
+            raise HostError(f"cannot open {os.readlink(f'/proc/self/fd/{fd}')}: {error.strerror}") from error
+        # The other side of a pipe or a terminal is gone already: found out at the first write.
+        return _broken_pipe() if writing else os.open(os.devnull, flags)
     finally:
         os.close(fd)
 
