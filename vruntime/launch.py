@@ -125,12 +125,12 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     store = Store(globals_.root)
     sandbox = _sandbox_config(globals_.settings, store, container_id, config)
     group = _plan_group(globals_, sandbox, config)
-    for warning in group.warnings(config.resources):
-        log.warning(warning)
     log.debug(f"phase validate: {_milliseconds(began)} ms")
 
     store.reserve(container_id)
     undo.callback(store.remove, container_id)
+    for warning in group.check(config.resources):
+        log.warning(warning)
     undo.callback(_remove_group, group, log)
     undo.callback(monitor.end)  # before its state and its group are removed
     _first_record(store, container_id, config)
@@ -143,7 +143,7 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
         wants_terminal=config.terminal,
         console_socket=options.console_socket,
         size=_console_size(config),
-        group=group,
+        group=group.paths,
         undo=undo,
     )
     reply = monitor.create(sandbox, _request(globals_, sandbox, container_id, config, caller), caller)

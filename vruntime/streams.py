@@ -10,15 +10,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vruntime import shim as shim_program
 from vruntime import terminal
+from vruntime.cgroups import entry
 from vruntime.errors import HostError
 from vruntime.spawn import Child, Identity, spawn
-
-if TYPE_CHECKING:
-    from vruntime.cgroups.group import Group
 
 _STANDARD = ("stdin", "stdout", "stderr")
 
@@ -70,7 +67,7 @@ def prepare(
     wants_terminal: bool,
     console_socket: Path | None,
     size: tuple[int, int] | None,
-    group: Group | None,
+    group: entry.Paths,
     undo: ExitStack,
 ) -> Caller:
     """Starts the shim, in the container's group on the host, and opens what the process needs.
@@ -91,8 +88,7 @@ def prepare(
     fds["shim"] = ours.detach()
     shim = _start_shim(theirs, fds.get("terminal"))
     undo.callback(shim.end)
-    if group is not None:
-        group.place(shim.pid)  # before the monitor hears of it: the guest has no part in it yet
+    entry.place(group, shim.pid)  # before the monitor hears of it: nothing of the guest reaches it yet
     return Caller(shim, fds, master)
 
 

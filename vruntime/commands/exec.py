@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from vruntime import streams, terminal
-from vruntime.cgroups import group as groups
+from vruntime.cgroups import entry
 from vruntime.commands import flags
 from vruntime.container import CONFIG_FILE, Record, load
 from vruntime.control import Connection
@@ -101,7 +101,7 @@ def _begin(
         wants_terminal=process.terminal,
         console_socket=console_socket,
         size=None,
-        group=groups.load(store, record.id),
+        group=entry.paths_of(store, record.id),
         undo=undo,
     )
     Connection.to(store.sandbox(record.sandbox)).request(
