@@ -85,7 +85,7 @@ class Verbs(click.Group):
     "--rootless",
     type=click.Choice(["true", "false", "auto"]),
     default="auto",
-    help="Accepted as runc has it; the runtime itself needs root.",
+    help="Whether a host that allows no control group will do [auto: in a user namespace].",
 )
 @click.option(
     "--config",

@@ -152,7 +152,7 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     hooks = Hooks(_new_record(container_id, config), config.document)
     undo.callback(hooks.run_after_delete, log)  # when all is removed
     undo.callback(store.remove, container_id)
-    for warning in group.warnings(config.resources):
+    for warning in group.check(config.resources):
         log.warning(warning)
     undo.callback(_remove_group, group, log)
     undo.callback(monitor.end)  # before its state and its group are removed
@@ -172,7 +172,7 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
         size=_console_size(config),
         preserved=preserved,
         shim_place=_namespaces_to_find(monitor) if hooks.before_create else nullcontext(),
-        group=group,
+        group=group.paths,
         undo=undo,
     )
     if hooks.before_create:

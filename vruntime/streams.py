@@ -10,15 +10,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vruntime import shim as shim_program
 from vruntime import terminal
+from vruntime.cgroups import entry
 from vruntime.errors import HostError
 from vruntime.spawn import Child, Identity, spawn
-
-if TYPE_CHECKING:
-    from vruntime.cgroups.group import Group
 
 _HERE: AbstractContextManager[None] = nullcontext()
 _STANDARD = ("stdin", "stdout", "stderr")
@@ -72,7 +69,7 @@ def prepare(
     console_socket: Path | None,
     size: tuple[int, int] | None,
     preserved: dict[str, int],
-    group: Group | None,
+    group: entry.Paths,
     shim_place: AbstractContextManager[None] = _HERE,
     undo: ExitStack,
 ) -> Caller:
@@ -96,8 +93,7 @@ def prepare(
     with shim_place:
         shim = _start_shim(theirs, fds.get("terminal"))
     undo.callback(shim.end)
-    if group is not None:
-        group.place(shim.pid)  # before the monitor hears of it: the guest has no part in it yet
+    entry.place(group, shim.pid)  # before the monitor hears of it: nothing of the guest reaches it yet
     return Caller(shim, fds, master)
 
 

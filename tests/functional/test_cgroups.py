@@ -428,21 +428,21 @@ def test_the_state_names_the_group(vruntime: Runtime, bundles: Bundles, parent: 
 # -- version 2 with all controllers: a guest has it, and is the host here ---------------------------------------------
 
 
-def test_version_2_with_all_controllers(vruntime: Runtime, bundles: Bundles) -> None:
+def on_version_2(config: dict[str, Any]) -> None:
+    """Makes the guest's hierarchy writable, and brings our own code in."""
     repository = Path(__file__).parents[2]
+    for mount in config["mounts"]:
+        if mount["destination"] == str(ROOT):
+            mount["options"].remove("ro")
+    places = {f"/opt/{name}": str(repository / name) for name in ("vruntime", "tests")}
+    places["/usr/lib/python3.11"] = "/usr/lib/python3.11"  # all of the standard library
+    for destination, source in places.items():
+        config["mounts"].append({"destination": destination, "source": source, "options": ["rbind", "ro"]})
+    config["process"]["env"] += ["PYTHONPATH=/opt", "PYTHONDONTWRITEBYTECODE=1"]
 
-    def edit(config: dict[str, Any]) -> None:
-        for mount in config["mounts"]:
-            if mount["destination"] == str(ROOT):
-                mount["options"].remove("ro")
-        options = ["rbind", "ro"]
-        places = {f"/opt/{name}": str(repository / name) for name in ("vruntime", "tests")}
-        places["/usr/lib/python3.11"] = "/usr/lib/python3.11"  # all of the standard library
-        for destination, source in places.items():
-            config["mounts"].append({"destination": destination, "source": source, "options": options})
-        config["process"]["env"] += ["PYTHONPATH=/opt", "PYTHONDONTWRITEBYTECODE=1"]
 
-    bundle = bundles.debian("python3", "/opt/tests/functional/inside/cgroup_v2.py", edit=edit)
+def test_version_2_with_all_controllers(vruntime: Runtime, bundles: Bundles) -> None:
+    bundle = bundles.debian("python3", "/opt/tests/functional/inside/cgroup_v2.py", edit=on_version_2)
     result = vruntime("run", "--bundle", str(bundle), vruntime.new_id(), check=False)
     assert result.returncode == 0, result.stderr.decode()
     told = json.loads(result.stdout)
@@ -464,3 +464,42 @@ def test_version_2_with_all_controllers(vruntime: Runtime, bundles: Bundles) -> 
     assert told["unknown controller"].endswith("nosuch.max: no such file or directory")
     assert 'failed to write "900": write ' in told["cpus"]
     assert told["left at the end"] == ["home", "x"]
+
+
+# -- systemd: a guest with a system of its own is the host here --------------------------------------------------------
+
+PROBE = """\
+[Unit]
+DefaultDependencies=no
+Requires=dbus.socket
+After=dbus.socket
+[Service]
+Type=oneshot
+Environment=PYTHONPATH=/opt PYTHONDONTWRITEBYTECODE=1
+ExecStart=/bin/sh -c "python3 /opt/tests/functional/inside/cgroup_systemd.py >/told 2>/said"
+ExecStopPost=/bin/systemctl --force exit
+"""
+
+
+def test_a_unit_of_systemd(vruntime: Runtime, bundles: Bundles) -> None:
+    """In a machine, never in namespaces of the host: a booting systemd cleans /tmp and sets the kernel's parameters."""
+    if not Path(os.environ["VRUNTIME_TEST_ROOTFS"], "lib/systemd/systemd").exists():
+        pytest.skip("the test's Debian has no systemd")
+
+    def edit(config: dict[str, Any]) -> None:
+        on_version_2(config)
+        config["process"]["env"].append("container=vruntime")
+
+    bundle = bundles.debian("/lib/systemd/systemd", "--system", "--unit=probe.service", edit=edit)
+    (bundle / "rootfs/etc/systemd/system/probe.service").write_text(PROBE)
+    vruntime("run", "--bundle", str(bundle), vruntime.new_id(), check=False)
+    told = json.loads((bundle / "rootfs/told").read_text())
+    assert "error" not in told
+    assert told["unit"]["ActiveState"] == "active"
+    assert (told["unit"]["Slice"], told["unit"]["Delegate"]) == ("vm-test.slice", "yes")
+    assert all(group.endswith("/vm.slice/vm-test.slice/vruntime-one.scope\n") for group in told["groups"])
+    quotas = [told[when]["CPUQuotaPerSecUSec"] for when in ("unit", "changed", "undone")]
+    assert quotas == ["500ms", "200ms", "500ms"]
+    assert told["occupied"] == "container's cgroup is not empty: 2 process(es) found"
+    assert (told["after"]["ActiveState"], told["left"]) == ("inactive", [])
+    assert told["slice"] == "invalid slice name: a--b.slice"

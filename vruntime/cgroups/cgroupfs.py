@@ -1,30 +1,22 @@
-"""What is done to a control group through its directories: make, limit, enter, look, remove; errors as of runc."""
+"""What is done to a control group through its directories: make, limit, look, remove; errors as of runc."""
 
 from __future__ import annotations
 
 import errno
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, NoReturn
 
-from vruntime.cgroups.layout import NAMED, UNIFIED
+from vruntime.cgroups.entry import PROCESSES, UNIFIED, Paths, reason, write
 from vruntime.cgroups.limits import Setting
 from vruntime.errors import HostError
-
-Paths = Mapping[str, str]
-"""The directory in each hierarchy, by the name of its controller."""
-
-PROCESSES: Final = "cgroup.procs"
 
 _FORBIDDEN: Final = frozenset((errno.EPERM, errno.EACCES, errno.EROFS))
 # A process that has just been told to end holds its group for a while: 2.5 s at most, in steps of doubled length.
 _REMOVALS: Final = 9
 _FIRST_PAUSE: Final = 0.01
-# A group that cannot take a process yet, as it is being made, says EINVAL.
-_ENTRIES: Final = 5
-_ENTRY_PAUSE: Final = 0.03
 _CPUSET_FILES: Final = ("cpuset.cpus", "cpuset.mems")
 
 
@@ -62,7 +54,7 @@ def _pass_controllers_on(group: str) -> None:
         passed = set(_read(f"{group}/cgroup.subtree_control").split())
         for controller in set(_read(f"{group}/cgroup.controllers").split()) - passed:
             with suppress(OSError):
-                _write(f"{group}/cgroup.subtree_control", f"+{controller}")
+                write(f"{group}/cgroup.subtree_control", f"+{controller}")
 
 
 def _inherit_cpuset(directory: str) -> None:
@@ -70,36 +62,7 @@ def _inherit_cpuset(directory: str) -> None:
     for file in _CPUSET_FILES:
         with _applying(f"write {directory}/{file}"):
             if not _read(f"{directory}/{file}").strip():
-                _write(f"{directory}/{file}", _read(f"{os.path.dirname(directory)}/{file}").strip())
-
-
-def place(paths: Paths, pid: int) -> None:
-    """Moves a process into the group; no error when it has ended."""
-    for name, directory in paths.items():
-        try:
-            _enter(f"{directory}/{PROCESSES}", pid)
-        except ProcessLookupError:
-            return
-        except OSError as error:
-            if name in NAMED and len(paths) > 1:
-                continue  # it limits nothing, and runc does without it
-            raise HostError(
-                f"unable to apply cgroup configuration: failed to write {pid}: write {directory}/{PROCESSES}:"
-                f" {reason(error)}"
-            ) from error
-
-
-def _enter(file: str, pid: int) -> None:
-    for _ in range(_ENTRIES):
-        try:
-            _write(file, str(pid))
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            time.sleep(_ENTRY_PAUSE)
-        else:
-            return
-    _write(file, str(pid))
+                write(f"{directory}/{file}", _read(f"{os.path.dirname(directory)}/{file}").strip())
 
 
 class Limits:
@@ -137,7 +100,7 @@ class Limits:
         path, value = next((choice for choice in candidates if os.path.exists(choice[0])), candidates[-1])
         try:
             before = _current(path, setting)
-            _write(path, value)
+            write(path, value)
         except FileNotFoundError as error:
             if not setting.optional:
                 self._fail(f"openat2 {path}: {reason(error)}", error)
@@ -158,7 +121,7 @@ class Limits:
             for path, before in reversed(self._before):
                 with suppress(OSError):
                     if before:
-                        _write(path, before)
+                        write(path, before)
 
 
 class _Refused(HostError):
@@ -258,21 +221,6 @@ def _removed(directory: str) -> bool:
     return False
 
 
-def reason(error: OSError) -> str:
-    """The system's words as Go has them, which runc's users know."""
-    text = error.strerror or str(error)
-    return text[:1].lower() + text[1:]
-
-
 def _read(path: str) -> str:
     with open(path, encoding="ascii", errors="replace") as file:
         return file.read()
-
-
-def _write(path: str, text: str) -> None:
-    # One write(2), without O_CREAT and without a buffer: each write is a command to the kernel.
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)

@@ -9,17 +9,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vruntime.cgroups import cgroupfs, limits, path
+from vruntime.cgroups import cgroupfs, entry, limits, path
 from vruntime.cgroups.cgroupfs import Forbidden, Limits
-from vruntime.cgroups.layout import NAMED, UNIFIED, Layout, groups_of
+from vruntime.cgroups.entry import FILE, NAMED, PROCESSES, UNIFIED
+from vruntime.cgroups.layout import Layout, groups_of
 from vruntime.cgroups.limits import Overhead
 from vruntime.cgroups.path import Unit
 from vruntime.errors import ContainerError, HostError, NoSuchContainer
 from vruntime.oci.support import ignored_on_v2
 from vruntime.store import Store
-
-FILE = "cgroup.json"
-"""Of a container's state: written once, before the group is made, so that whatever happens it can be removed."""
 
 Resources = Mapping[str, Any]
 
@@ -56,8 +54,12 @@ class Group:
         """How many processes it holds already: on version 1 as runc looks, by one hierarchy for all."""
         return cgroupfs.processes(self.paths.get("devices") or self.paths[UNIFIED])
 
-    def warnings(self, resources: Resources) -> Iterator[str]:
-        """What is unusual about a group that is there. ContainerError as runc words it when it cannot be used."""
+    def check(self, resources: Resources) -> Iterator[str]:
+        """Warnings about limits that do not hold here, and about a group that is there already.
+
+        ContainerError or ConfigError, as runc words them, when it cannot be used, or limits cannot be expressed.
+        """
+        self._settings(limits.for_host(resources, self.overhead))
         count = self.occupants()
         if count and self.unit is not None:
             raise ContainerError(f"container's cgroup is not empty: {count} process(es) found")
@@ -87,7 +89,7 @@ class Group:
         if "devices" in made.paths and not is_shared:  # whoever is in it already may need others
             settings += limits.device_rules()
         Limits(made.paths).set(settings)
-        made.place(pid)
+        entry.place(made.paths, pid)
         return made
 
     def _make(self, name: str, directory: str) -> bool:
@@ -101,11 +103,7 @@ class Group:
             if name in NAMED and not self.is_v2:
                 return False  # it limits nothing, and runc does without it
             raise
-        return True
-
-    def place(self, pid: int) -> None:
-        """Moves a process into it; no error when it has ended."""
-        cgroupfs.place(self.paths, pid)
+        return not self.may_be_missing or os.access(f"{directory}/{PROCESSES}", os.W_OK)
 
     def oom_kills(self) -> int:
         """How many of its processes the kernel has killed for want of memory."""

@@ -8,15 +8,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from vruntime.cgroups.entry import UNIFIED
 from vruntime.cgroups.path import Unit, clean
 from vruntime.errors import HostError
 
 ROOT: Final = "/sys/fs/cgroup"
-UNIFIED: Final = ""
-"""The name of version 2's hierarchy among the others, as the kernel has it in /proc/PID/cgroup."""
-
-NAMED: Final = ("name=systemd", UNIFIED)
-"""Hierarchies that limit nothing on a host with version 1: a group in them is made where it can be."""
 
 SUBSYSTEMS: Final = (
     "cpuset", "devices", "memory", "cpu", "cpuacct", "pids", "blkio", "hugetlb", "net_cls", "net_prio",

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from vruntime import descriptors, streams, terminal
-from vruntime.cgroups import group as groups
+from vruntime.cgroups import entry
 from vruntime.commands import flags
 from vruntime.container import CONFIG_FILE, Record, load
 from vruntime.control import Connection
@@ -103,7 +103,7 @@ def _begin(
         console_socket=console_socket,
         size=None,
         preserved=preserved,
-        group=groups.load(store, record.id),
+        group=entry.paths_of(store, record.id),
         undo=undo,
     )
     Connection.to(store.sandbox(record.sandbox)).request(

@@ -356,14 +356,15 @@ class Container:
         config = self._store.read(self.id, CONFIG_FILE)
         before = config["linux"].get("resources", {})
         group = groups.load(self._store, self.id)
-        undo_on_host = group.change(resources, before) if group is not None else None
+        # In a thread: systemd may take its time.
+        undo_on_host = None if group is None else await asyncio.to_thread(group.change, resources, before)
         config["linux"]["resources"] = resources
         self._store.write(self.id, CONFIG_FILE, json.dumps(config))
         try:
             await self._set_limits(resources)
         except VruntimeError:
             if undo_on_host is not None:
-                undo_on_host()
+                await asyncio.to_thread(undo_on_host)
             config["linux"]["resources"] = before
             self._store.write(self.id, CONFIG_FILE, json.dumps(config))
             with suppress(VruntimeError):  # the first error is the one to tell

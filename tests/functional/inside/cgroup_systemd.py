@@ -6,6 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
+from vruntime.cgroups.entry import place
 from vruntime.cgroups.group import Group
 from vruntime.cgroups.limits import Overhead
 from vruntime.errors import VruntimeError
@@ -28,7 +29,7 @@ def main() -> None:
         try:
             limits = {"pids": {"limit": 10}, "cpu": {"quota": 50_000}}
             made = group.make(first.pid, limits)
-            made.place(second.pid)
+            place(made.paths, second.pid)
             told["unit"] = shown(group.unit.name)
             told["groups"] = [Path(f"/proc/{one.pid}/cgroup").read_text() for one in (first, second)]
             undo = made.change({"pids": {"limit": 20}, "cpu": {"quota": 20_000}}, limits)
@@ -36,7 +37,7 @@ def main() -> None:
             undo()
             told["undone"] = shown(group.unit.name)
             try:
-                list(group.warnings({}))
+                list(group.check({}))
             except VruntimeError as error:
                 told["occupied"] = error.message
         except VruntimeError as error:
