@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vruntime.container import CONFIG_FILE, Record, Status
-from vruntime.errors import HookError, HostError
+from vruntime.errors import HookError, HostError, NoSuchContainer
 from vruntime.log import Log
 from vruntime.spawn import Child, spawn
 from vruntime.store import Store
@@ -66,8 +66,11 @@ class Hooks:
 
     @classmethod
     def kept(cls, store: Store, record: Record) -> Hooks:
-        """From the config kept beside the record."""
-        return cls(record, store.read(record.id, CONFIG_FILE))
+        """From the config kept beside the record; HostError when that is damaged."""
+        try:
+            return cls(record, store.read(record.id, CONFIG_FILE))
+        except (ValueError, NoSuchContainer) as error:
+            raise HostError(f"{store.container(record.id) / CONFIG_FILE} is damaged: {error}") from error
 
     def of(self, kind: str) -> list[Hook]:
         """The hooks of a kind, in their order."""

@@ -1,7 +1,7 @@
 """Bundles made to do harm or to confuse: one line of error and no machine, or harm to nobody but the guest.
 
-That nothing is left is what the fixture `nothing_left_behind` asserts after every test. Hooks that hang, fail or fork are
-in test_hooks.py, and verbs at the wrong time (delete of what runs, start of what has started) in test_lifecycle.py.
+That nothing is left is what the fixture `nothing_left_behind` asserts after every test. Hooks that hang, fail or fork
+are in test_hooks.py, and verbs at the wrong time (delete of what runs, start of what has started) in test_lifecycle.py.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def exchanging(one: Path, other: Path) -> Iterator[None]:
 def test_a_mount_point_that_is_swapped_with_a_symlink(
     vruntime: Runtime, bundles: Bundles, tmp_path: Path, *, readonly: bool
 ) -> None:
-    """While mount points are made, on the host where the root is read-only, their parent is exchanged with a symlink."""
+    """While mount points are made (by the host in a read-only root), their parent becomes a symlink and back."""
 
     def edit(config: dict[str, Any]) -> None:
         config["root"]["readonly"] = readonly
@@ -222,10 +222,8 @@ def test_a_mount_point_that_is_swapped_with_a_symlink(
             assert list(victim.iterdir()) == []
 
 
-def test_a_root_that_is_swapped_with_a_symlink_to_the_host(
-    vruntime: Runtime, bundles: Bundles, tmp_path: Path
-) -> None:
-    """A directory when it is checked, a symlink when it is shared: the container gets the directory, or there is none."""
+def test_a_root_that_is_swapped_with_a_symlink_to_the_host(vruntime: Runtime, bundles: Bundles, tmp_path: Path) -> None:
+    """A directory when it is checked, a symlink when it is shared: the container gets the directory, or it fails."""
     bundle = bundles.busybox("sh", "-c", "echo written > /file && ls /marker 2>/dev/null; echo ran")
     victim = tmp_path / "victim"
     shutil.copytree(bundle / "rootfs", victim, symlinks=True)

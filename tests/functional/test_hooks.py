@@ -129,7 +129,8 @@ def test_those_of_the_config_as_it_was_at_create(any_runtime: Runtime, bundles: 
 
 
 def test_one_that_edits_the_config_changes_nothing(any_runtime: Runtime, bundles: Bundles) -> None:
-    bundle = bundles.busybox("echo", "as written", edit=adding(prestart=[shell("sed -i s/written/edited/ config.json")]))
+    hook = shell("sed -i s/written/edited/ config.json")
+    bundle = bundles.busybox("echo", "as written", edit=adding(prestart=[hook]))
     assert any_runtime("run", "--bundle", str(bundle), any_runtime.new_id()).stdout == b"as written\n"
     assert "edited" in (bundle / "config.json").read_text()
 
@@ -250,6 +251,19 @@ def test_one_that_fails_at_the_end_is_a_warning(vruntime: Runtime, bundles: Bund
     assert "error running hook #0: error running hook: exit status 3" in lines[0]
     assert "error running hook #1: fork/exec /nonexistent" in lines[1]
     assert (tmp_path / "last").exists()
+
+
+@pytest.mark.parametrize("damage", ["", "{", None])
+def test_a_kept_config_that_is_damaged(vruntime: Runtime, bundles: Bundles, damage: str | None) -> None:
+    container = vruntime.create(bundles.busybox("true", edit=adding(poststop=[shell("true")])))
+    kept = vruntime.root / "containers" / container / "config.json"
+    kept.unlink()
+    if damage is not None:
+        kept.write_text(damage)
+    assert "config.json is damaged" in message(vruntime("start", container, check=False))
+    result = vruntime("delete", "--force", container)
+    assert b"level=warning" in result.stderr
+    assert b"the poststop hooks do not run" in result.stderr
 
 
 # -- hooks that do harm or hang -------------------------------------------------------------------------------------
