@@ -32,6 +32,8 @@ KEPT = 4096
 _PIPE_SIZE = 1 << 16
 # The longest that poll(2) can be asked to wait, in seconds; then it is asked again.
 _LONGEST_WAIT = 1e6
+# As good as no limit, in seconds: clocks and calls take no number that is much larger.
+_ENDLESS = 1e9
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,8 @@ class Hooks:
 
     def start_time(self) -> float | None:
         """How long the startContainer hooks may take in all, in seconds; None when one of them is not limited."""
-        limits = [hook.timeout for hook in self.of("startContainer")]
-        return None if None in limits else sum(limit for limit in limits if limit is not None)
+        total = sum(hook.timeout or _ENDLESS for hook in self.of("startContainer"))
+        return total if total < _ENDLESS else None
 
     def _state(self, status: Status, pid: int) -> bytes:
         return json.dumps(self.record.hook_state(status, pid), ensure_ascii=False, separators=(",", ":")).encode()

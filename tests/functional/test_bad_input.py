@@ -200,7 +200,7 @@ def exchanging(one: Path, other: Path) -> Iterator[None]:
 def test_a_mount_point_that_is_swapped_with_a_symlink(
     vruntime: Runtime, bundles: Bundles, tmp_path: Path, *, readonly: bool
 ) -> None:
-    """While mount points are made (by the host in a read-only root), their parent becomes a symlink and back."""
+    """While mount points are made, on the host where the root is read-only, their parent is swapped with a symlink."""
 
     def edit(config: dict[str, Any]) -> None:
         config["root"]["readonly"] = readonly
@@ -223,7 +223,7 @@ def test_a_mount_point_that_is_swapped_with_a_symlink(
 
 
 def test_a_root_that_is_swapped_with_a_symlink_to_the_host(vruntime: Runtime, bundles: Bundles, tmp_path: Path) -> None:
-    """A directory when it is checked, a symlink when it is shared: the container gets the directory, or it fails."""
+    """A directory when it is checked, a symlink when it is shared: the container gets the directory, or is refused."""
     bundle = bundles.busybox("sh", "-c", "echo written > /file && ls /marker 2>/dev/null; echo ran")
     victim = tmp_path / "victim"
     shutil.copytree(bundle / "rootfs", victim, symlinks=True)

@@ -129,8 +129,9 @@ def test_those_of_the_config_as_it_was_at_create(any_runtime: Runtime, bundles: 
 
 
 def test_one_that_edits_the_config_changes_nothing(any_runtime: Runtime, bundles: Bundles) -> None:
-    hook = shell("sed -i s/written/edited/ config.json")
-    bundle = bundles.busybox("echo", "as written", edit=adding(prestart=[hook]))
+    bundle = bundles.busybox(
+        "echo", "as written", edit=adding(prestart=[shell("sed -i s/written/edited/ config.json")])
+    )
     assert any_runtime("run", "--bundle", str(bundle), any_runtime.new_id()).stdout == b"as written\n"
     assert "edited" in (bundle / "config.json").read_text()
 
