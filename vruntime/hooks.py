@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vruntime.container import CONFIG_FILE, Record, Status
-from vruntime.errors import HookError, HostError
+from vruntime.errors import HookError, HostError, NoSuchContainer
 from vruntime.log import Log
 from vruntime.spawn import Child, spawn
 from vruntime.store import Store
@@ -32,6 +32,8 @@ KEPT = 4096
 _PIPE_SIZE = 1 << 16
 # The longest that poll(2) can be asked to wait, in seconds; then it is asked again.
 _LONGEST_WAIT = 1e6
+# As good as no limit, in seconds: clocks and calls take no number that is much larger.
+_ENDLESS = 1e9
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,11 @@ class Hooks:
 
     @classmethod
     def kept(cls, store: Store, record: Record) -> Hooks:
-        """From the config kept beside the record."""
-        return cls(record, store.read(record.id, CONFIG_FILE))
+        """From the config kept beside the record; HostError when that is damaged."""
+        try:
+            return cls(record, store.read(record.id, CONFIG_FILE))
+        except (ValueError, NoSuchContainer) as error:
+            raise HostError(f"{store.container(record.id) / CONFIG_FILE} is damaged: {error}") from error
 
     def of(self, kind: str) -> list[Hook]:
         """The hooks of a kind, in their order."""
@@ -111,8 +116,8 @@ class Hooks:
 
     def start_time(self) -> float | None:
         """How long the startContainer hooks may take in all, in seconds; None when one of them is not limited."""
-        limits = [hook.timeout for hook in self.of("startContainer")]
-        return None if None in limits else sum(limit for limit in limits if limit is not None)
+        total = sum(hook.timeout or _ENDLESS for hook in self.of("startContainer"))
+        return total if total < _ENDLESS else None
 
     def _state(self, status: Status, pid: int) -> bytes:
         return json.dumps(self.record.hook_state(status, pid), ensure_ascii=False, separators=(",", ":")).encode()

@@ -53,7 +53,12 @@ def force_remove(store: Store, container_id: str, log: Log) -> None:
         return
     from vruntime.hooks import Hooks  # noqa: PLC0415  few containers have them
 
-    hooks = Hooks.kept(store, record)
+    try:
+        hooks = Hooks.kept(store, record)
+    except HostError as error:
+        log.warning(f"the poststop hooks do not run: {error}")
+        remove(store, container_id, log)
+        return
     remove(store, container_id, log)
     hooks.run_after_delete(log)
 

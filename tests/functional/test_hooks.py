@@ -254,6 +254,19 @@ def test_one_that_fails_at_the_end_is_a_warning(vruntime: Runtime, bundles: Bund
     assert (tmp_path / "last").exists()
 
 
+@pytest.mark.parametrize("damage", ["", "{", None])
+def test_a_kept_config_that_is_damaged(vruntime: Runtime, bundles: Bundles, damage: str | None) -> None:
+    container = vruntime.create(bundles.busybox("true", edit=adding(poststop=[shell("true")])))
+    kept = vruntime.root / "containers" / container / "config.json"
+    kept.unlink()
+    if damage is not None:
+        kept.write_text(damage)
+    assert "config.json is damaged" in message(vruntime("start", container, check=False))
+    result = vruntime("delete", "--force", container)
+    assert b"level=warning" in result.stderr
+    assert b"the poststop hooks do not run" in result.stderr
+
+
 # -- hooks that do harm or hang -------------------------------------------------------------------------------------
 
 

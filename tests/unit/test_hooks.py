@@ -106,7 +106,9 @@ def test_a_failure_at_the_end_is_a_warning_and_the_next_runs(tmp_path: Path) -> 
     assert (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(("limits", "time"), [((), 0), ((3, 4), 7), ((3, None), None)])
+@pytest.mark.parametrize(
+    ("limits", "time"), [((), 0), ((3, 4), 7), ((3, None), None), ((9223372036, 9223372036), None)]
+)
 def test_how_long_the_hooks_of_the_guest_may_take(limits: tuple[int | None, ...], time: int | None) -> None:
     entries = [script("true") | ({} if limit is None else {"timeout": limit}) for limit in limits]
     assert hooks(startContainer=entries).start_time() == time

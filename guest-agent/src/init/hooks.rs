@@ -22,6 +22,7 @@ use oci_spec::runtime::{Hook, Spec};
 use super::environment::Environment;
 use super::failure::{Context, Result, text};
 use super::protocol::{Failure, Reason};
+use super::signals;
 
 /// What is kept of each output of a hook, for its failure: the last of it.
 const KEPT: usize = 1024;
@@ -67,8 +68,8 @@ fn timeout(hook: &Hook) -> Option<Duration> {
     hook.timeout().map(|seconds| Duration::from_secs(seconds.max(0) as u64))
 }
 
-/// From here on the end of a child interrupts a wait that has the mask given back, and nothing else. The program gets
-/// the signals as a new one has them.
+/// From here on the end of a child interrupts a wait that has the mask given back, and nothing else. Programs get the
+/// signals as new ones have them.
 fn heed_children() -> nix::Result<SigSet> {
     extern "C" fn nothing(_: libc::c_int) {}
     let interrupt = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
@@ -125,8 +126,8 @@ fn spawn(hook: &Hook, environment: &Environment) -> io::Result<Child> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    // SAFETY: setsid is safe to call between fork and exec.
-    unsafe { command.pre_exec(|| Ok(setsid().map(drop)?)) };
+    // SAFETY: both are but system calls.
+    unsafe { command.pre_exec(|| Ok(setsid().and(signals::reset())?)) };
     command.spawn()
 }
 

@@ -21,6 +21,7 @@ mod program;
 pub mod protocol;
 mod rootfs;
 mod seccomp;
+mod signals;
 mod streams;
 mod sysctl;
 mod tree;

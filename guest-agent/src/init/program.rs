@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl::set_no_new_privs;
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Uid, chdir, execve, getcwd};
 use oci_spec::runtime::{Hook, LinuxPersonality, LinuxSeccomp, Process, Spec};
@@ -19,7 +18,7 @@ use super::failure::{Context, Result, text};
 use super::protocol::{Failure, Reason};
 use super::seccomp::Filter;
 use super::user::{CapabilitySets, become_user};
-use super::{executable, hooks, limits, streams};
+use super::{executable, hooks, limits, signals, streams};
 
 /// What a process becomes.
 pub struct Program<'a> {
@@ -155,7 +154,7 @@ impl Ready {
     pub fn execute(self) -> Result<Infallible> {
         let environment = self.environment.to_c_strings()?;
         load_unless(false, self.filter)?;
-        reset_signals().context(|| "reset the signals".into())?;
+        signals::reset().context(|| "reset the signals".into())?;
         let Ok(path) = CString::new(self.path.as_os_str().as_bytes()) else {
             return Err(Failure::invalid("process.args: an argument contains a nul byte"));
         };
@@ -208,20 +207,4 @@ fn close_above(socket: RawFd) -> Result<()> {
     Errno::result(unsafe { libc::close_range(first, libc::c_uint::MAX, 0) })
         .map(drop)
         .context(|| "close the files of the set-up".into())
-}
-
-/// Gives the program the signals as a fresh process has them: the agent, for one, ignores SIGPIPE.
-///
-/// By the system call itself, since the C library keeps two of the real-time signals to itself.
-fn reset_signals() -> nix::Result<()> {
-    /// The kernel's `struct sigaction`, of which zeros are the default action.
-    const DEFAULT: [u64; 4] = [0; 4];
-    const SET_SIZE: usize = 8;
-    let previous = std::ptr::null_mut::<u64>();
-    for signal in (1..=libc::SIGRTMAX()).filter(|signal| !matches!(*signal, libc::SIGKILL | libc::SIGSTOP)) {
-        // SAFETY: the action is as large as the kernel's, and runs no code of this process.
-        let result = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), previous, SET_SIZE) };
-        Errno::result(result)?;
-    }
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }

@@ -137,3 +137,31 @@ fn endless_output_is_bounded_and_its_end_is_kept() {
 fn one_that_reads_nothing_of_a_long_state_does_not_hang() {
     output(&with_hooks(json!([script("exec <&-; true")])));
 }
+
+#[test]
+fn signals_are_fresh_for_hook_and_program() {
+    let look = "grep -E '^Sig(Blk|Ign)' /proc/self/status";
+    let plain = output(&Bundle::new().script(&format!("{look}; true")));
+    assert!(plain.starts_with("SigBlk:\t0000000000000000\n"), "{plain}");
+    let bundle = with_hooks(json!([script(&format!("{look} > /tmp/signals; true"))]))
+        .script(&format!("cat /tmp/signals; {look}; true"));
+    assert_eq!(output(&bundle), plain.repeat(2));
+}
+
+#[test]
+fn it_is_under_the_programs_filter() {
+    let rules = json!([{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]);
+    for confined in [true, false] {
+        let bundle = with_hooks(json!([script("mkdir /tmp/made 2> /tmp/said; true")]))
+            .set("/process/noNewPrivileges", json!(confined))
+            .set(
+                "/linux/seccomp",
+                json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}),
+            )
+            .script("cat /tmp/said");
+        assert_eq!(
+            output(&bundle),
+            "mkdir: can't create directory '/tmp/made': Operation not permitted\n"
+        );
+    }
+}
