@@ -236,9 +236,9 @@ def _request(
 ) -> dict[str, Any]:
     base = f"{GUEST_PATH}/{container_id}"
     binds = [
-        Bind(mount.index, mount.source, mount.is_readonly, mount.is_recursive)
+        Bind(mount.index, mount.source, mount.is_readonly, mount.is_recursive, mount.id_mapping)
         for mount in config.mounts
-        if mount.is_bind
+        if mount.is_bind and mount.guest_device is None
     ]
     sources = {bind.index: f"{base}/mounts/{bind.index}" for bind in binds}
     return {
@@ -247,7 +247,7 @@ def _request(
         "id": container_id,
         "config": config.for_guest(f"{base}/rootfs", sources).decode(),
         "readonly": config.readonly,
-        "binds": [dict(bind.__dict__) for bind in binds],
+        "binds": [bind.to_wire() for bind in binds],
         "destinations": [
             (mount.destination, not mount.is_bind or os.path.isdir(mount.source)) for mount in config.mounts
         ],

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use oci_spec::runtime::{Process as OciProcess, Spec};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Result};
 use crate::held;
 use crate::init::protocol::{Create, Exec, Request, WindowSize};
@@ -191,7 +191,7 @@ impl Containers {
             .unwrap_or_default();
         let plan = stdio.plan(spec.process().as_ref());
         let notify = notify.then(|| NotifySocket::make(id)).transpose()?;
-        let cgroup = Cgroup::create(&self.cgroup_root, id, &limits)?;
+        let cgroup = Cgroup::create(&self.cgroup_root, id, &limits, cgroup::owner(&spec))?;
         let shared = held::shared(&spec);
         let request = Request::Create(Box::new(Create {
             spec,
@@ -201,6 +201,7 @@ impl Containers {
             reaper: &self.reaper,
             cgroup: &cgroup,
             init: None,
+            cpus: None,
         };
         let launched = match launch(place, &request, plan).await {
             Ok(launched) => launched,
@@ -346,6 +347,8 @@ impl Container {
         }
         self.reserve(&id)?;
         let plan = stdio.plan(Some(&process));
+        let affinity = |process: &OciProcess| process.exec_cpu_affinity().clone();
+        let affinity = affinity(&process).or_else(|| self.spec.process().as_ref().and_then(affinity));
         let request = Request::Exec(Box::new(Exec {
             process,
             spec: self.spec.clone(),
@@ -355,6 +358,7 @@ impl Container {
             reaper: &self.reaper,
             cgroup: &self.cgroup,
             init: Some(self.init.pid),
+            cpus: affinity.as_ref().and_then(|affinity| affinity.initial().as_deref()),
         };
         let result = launch(place, &request, plan).await;
         let mut state = self.state();

@@ -150,7 +150,7 @@ class Service:
                 record.id,
                 record.rootfs,
                 readonly=request["readonly"],
-                binds=[Bind(**bind) for bind in request["binds"]],
+                binds=[Bind.from_wire(bind) for bind in request["binds"]],
                 destinations=[(path, is_dir) for path, is_dir in request["destinations"]],
             )
             await container.create(request["config"].encode(), fds, terminal="terminal" in fds)

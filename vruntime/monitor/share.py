@@ -12,6 +12,7 @@ On the host every such mount is nodev, nosuid and noexec, which costs nothing to
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from vruntime import linux
 from vruntime.errors import HostError
+from vruntime.idmap import IdMapping
 from vruntime.monitor.config import GUEST_PATH, Bind
 
 _HOST_ATTRIBUTES = linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NOEXEC
@@ -86,13 +88,16 @@ class Share:
                     mounts / str(bind.index),
                     readonly=bind.readonly,
                     recursive=bind.recursive,
+                    id_mapping=bind.id_mapping,
                 )
             finally:
                 os.close(source_fd)
         return {bind.index: f"{GUEST_PATH}/{container_id}/mounts/{bind.index}" for bind in binds}
 
     @staticmethod
-    def _bind(source_fd: int, target: Path, *, readonly: bool, recursive: bool) -> None:
+    def _bind(
+        source_fd: int, target: Path, *, readonly: bool, recursive: bool, id_mapping: IdMapping | None = None
+    ) -> None:
         if stat.S_ISDIR(os.fstat(source_fd).st_mode):
             target.mkdir()
         else:
@@ -104,11 +109,30 @@ class Share:
                 linux.mount_setattr(mount_fd, attributes=_HOST_ATTRIBUTES, recursive=recursive)
                 if readonly:
                     linux.mount_setattr(mount_fd, attributes=linux.MOUNT_ATTR_RDONLY)
+                if id_mapping is not None:
+                    _map_ids(mount_fd, source_fd, id_mapping)
                 linux.move_mount(mount_fd, str(target))
             finally:
                 os.close(mount_fd)
         except OSError as error:
-            raise HostError(f"cannot share {os.readlink(f'/proc/self/fd/{source_fd}')}: {error}") from error
+            raise HostError(f"cannot share {_path_of(source_fd)}: {error}") from error
+
+
+def _map_ids(mount_fd: int, source_fd: int, id_mapping: IdMapping) -> None:
+    """On the host, as virtio-fs in the guest knows no id-mapped mounts: virtiofsd sees and sets the ids as shown."""
+    namespace = id_mapping.open_namespace()
+    try:
+        linux.map_ids(mount_fd, namespace, recursive=id_mapping.recursive)
+    except OSError as error:
+        unfit = error.errno == errno.EINVAL
+        why = "this kernel cannot id-map its file system" if unfit else f"cannot id-map it: {error.strerror}"
+        raise HostError(f"cannot share {_path_of(source_fd)}: {why}") from error
+    finally:
+        os.close(namespace)
+
+
+def _path_of(fd: int) -> str:
+    return os.readlink(f"/proc/self/fd/{fd}")
 
 
 def _open_source(path: str, flags: int) -> int:

@@ -89,7 +89,7 @@ fn mount_one(tree: &Tree, mount: &Mount, deferred: &mut Deferred) -> Result<()> 
     }
     let options = options_of(mount);
     if options.remount {
-        return Err(Failure::invalid("the option remount is not supported"));
+        return remount(tree, mount, &options);
     }
     let (made, target) = match options.bind {
         Some(depth) => bind(tree, mount, depth)?,
@@ -97,6 +97,15 @@ fn mount_one(tree: &Tree, mount: &Mount, deferred: &mut Deferred) -> Result<()> 
     };
     attach(&made, &target)?;
     configure(made, mount, &options, deferred)
+}
+
+/// Changes what is mounted at the destination already: all of its attributes, also those that are not named, and without
+/// the option bind the options of its file system.
+fn remount(tree: &Tree, mount: &Mount, options: &MountOptions) -> Result<()> {
+    let mounted = tree.find_or_make(mount.destination(), Kind::Directory)?;
+    mount_api::remount(mounted.as_fd(), options.remount_flags(), &options.data.join(","))
+        .context(|| "remount".into())?;
+    set_propagation(mounted.as_fd(), options)
 }
 
 /// A detached copy of the source, and where it goes.
@@ -244,14 +253,17 @@ fn configure(made: OwnedFd, mount: &Mount, options: &MountOptions, deferred: &mu
     mount_api::set_attributes(made.as_fd(), attributes, Depth::One).context(|| "set the mount's attributes".into())?;
     mount_api::set_attributes(made.as_fd(), options.recursive, Depth::Recursive)
         .context(|| "set the mounts' attributes".into())?;
-    for (propagation, depth) in &options.propagations {
-        mount_api::set_propagation(made.as_fd(), *propagation, *depth)
-            .context(|| "set the mount's propagation".into())?;
-    }
+    set_propagation(made.as_fd(), options)?;
     if later {
         deferred.0.push(made);
     }
     Ok(())
+}
+
+fn set_propagation(mount: BorrowedFd, options: &MountOptions) -> Result<()> {
+    options.propagations.iter().try_for_each(|(propagation, depth)| {
+        mount_api::set_propagation(mount, *propagation, *depth).context(|| "set the mount's propagation".into())
+    })
 }
 
 fn is_filled_later(mount: &Mount) -> bool {
