@@ -48,9 +48,11 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes the cgroup, with its limits and its device rules, and gives it to a user who is to manage it.
-    pub fn create(root: &Path, id: &str, limits: &LinuxResources, owner: Option<u32>) -> Result<Self> {
-        let settings = resources::settings(limits).map_err(|why| invalid("linux.resources.", why))?;
+    /// Makes the cgroup of a container, with its limits and its device rules, and gives it to who is to manage it.
+    pub fn create(root: &Path, id: &str, spec: &Spec) -> Result<Self> {
+        let limits = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
+        let limits = limits.unwrap_or_default();
+        let settings = resources::settings(&limits).map_err(|why| invalid("linux.resources.", why))?;
         let devices = limits.devices().as_deref().unwrap_or_default();
         let rules = device_filter::rules(devices).map_err(|why| invalid("linux.resources.", why))?;
 
@@ -59,7 +61,7 @@ impl Cgroup {
         let cgroup = Self { path };
         let set_up = || {
             cgroup.limit(&settings, &rules)?;
-            owner.map_or(Ok(()), |owner| cgroup.give_to(owner))
+            owner(spec).map_or(Ok(()), |owner| cgroup.give_to(owner))
         };
         match set_up() {
             Ok(()) => Ok(cgroup),
@@ -264,7 +266,7 @@ impl Cgroup {
 }
 
 /// Who is to own the container's cgroup, as with runc: the user of its process, if it may write to a mount of it.
-pub fn owner(spec: &Spec) -> Option<u32> {
+fn owner(spec: &Spec) -> Option<u32> {
     let writable = |mount: &Mount| {
         let kind = mount.typ().as_deref().unwrap_or_default();
         let options = mount.options().iter().flatten();

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use oci_spec::runtime::{Process as OciProcess, Spec};
 
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::held;
 use crate::init::protocol::{Create, Exec, Request, WindowSize};
@@ -27,6 +27,7 @@ use crate::launch::{Conversation, Launched, Place, launch, start};
 use crate::notify::NotifySocket;
 use crate::process::Process;
 use crate::reaper::Reaper;
+use crate::scheduling;
 use crate::stdio::Plan;
 
 /// The process id of a container's first process.
@@ -184,14 +185,9 @@ impl Containers {
     }
 
     async fn make(&self, id: &str, spec: Spec, stdio: StdioRequest, notify: bool) -> Result<Container> {
-        let limits = spec
-            .linux()
-            .as_ref()
-            .and_then(|linux| linux.resources().clone())
-            .unwrap_or_default();
         let plan = stdio.plan(spec.process().as_ref());
         let notify = notify.then(|| NotifySocket::make(id)).transpose()?;
-        let cgroup = Cgroup::create(&self.cgroup_root, id, &limits, cgroup::owner(&spec))?;
+        let cgroup = Cgroup::create(&self.cgroup_root, id, &spec)?;
         let shared = held::shared(&spec);
         let request = Request::Create(Box::new(Create {
             spec,
@@ -347,8 +343,7 @@ impl Container {
         }
         self.reserve(&id)?;
         let plan = stdio.plan(Some(&process));
-        let affinity = |process: &OciProcess| process.exec_cpu_affinity().clone();
-        let affinity = affinity(&process).or_else(|| self.spec.process().as_ref().and_then(affinity));
+        let affinity = scheduling::affinity(&process, self.spec.process().as_ref()).cloned();
         let request = Request::Exec(Box::new(Exec {
             process,
             spec: self.spec.clone(),

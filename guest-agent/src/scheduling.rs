@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use oci_spec::runtime::{ExecCPUAffinity, Process};
 
 /// Lets the process that has just written go on until its pipe is full or its time is over, instead of handing the CPU to
 /// the agent at each write: fewer and larger pieces, and a fraction of the context switches. A waiting agent still runs at
@@ -17,6 +18,12 @@ pub fn batch() -> io::Result<()> {
 /// The policy that a container's process expects to begin with.
 pub fn ordinary() -> io::Result<()> {
     set_policy(libc::SCHED_OTHER)
+}
+
+/// Where a process that is added to a container is to run: as it says itself, or else the container's.
+pub fn affinity<'a>(process: &'a Process, container: Option<&'a Process>) -> Option<&'a ExecCPUAffinity> {
+    let own = process.exec_cpu_affinity().as_ref();
+    own.or_else(|| container.and_then(|container| container.exec_cpu_affinity().as_ref()))
 }
 
 /// Binds a process to the CPUs of a list such as `0-3,7`; those that the guest lacks count for nothing.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -146,14 +147,15 @@ class Service:
             accelerator=str(self._sandbox.config.machine.accelerator),
         )
         try:
-            self._sandbox.share.add(
+            made = self._sandbox.share.add(
                 record.id,
                 record.rootfs,
                 readonly=request["readonly"],
                 binds=[Bind.from_wire(bind) for bind in request["binds"]],
                 destinations=[(path, is_dir) for path, is_dir in request["destinations"]],
             )
-            await container.create(request["config"].encode(), fds, terminal="terminal" in fds)
+            config = _with_fresh_mount_points(request["config"], made)
+            await container.create(config.encode(), fds, terminal="terminal" in fds)
         except BaseException:
             container.note(status=Status.STOPPED, error=self._sandbox.obituary())
             raise
@@ -228,6 +230,24 @@ async def _hang_up(sock: socket.socket) -> None:
             continue
         except OSError:
             return
+
+
+def _with_fresh_mount_points(config: str, made: Sequence[str]) -> str:
+    """The guest's configuration, where the mount point of a tmpfs is one that we have made.
+
+    Of a mount point that it finds, the guest keeps the mode; on a new one a tmpfs has its own.
+    """
+    if not made:
+        return config
+    document = json.loads(config)
+    above: list[str] = []
+    for mount in document["mounts"]:
+        at, options = mount["destination"], mount["options"]
+        hidden = any(at == other or at.startswith(f"{other}/") for other in above)
+        if mount["type"] == "tmpfs" and at in made and not hidden:
+            options.insert(0, "mode=1777")  # a mode of its own comes later, and prevails
+        above.append(at)
+    return json.dumps(document)
 
 
 async def _send(sock: socket.socket, message: dict[str, Any]) -> None:

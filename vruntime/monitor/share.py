@@ -15,13 +15,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vruntime import linux
 from vruntime.errors import HostError
 from vruntime.idmap import IdMapping
-from vruntime.monitor.config import GUEST_PATH, Bind
+from vruntime.monitor.config import Bind
 
 _HOST_ATTRIBUTES = linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NOEXEC
 _READ_ONLY = linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
@@ -63,12 +63,13 @@ class Share:
         readonly: bool,
         binds: Sequence[Bind],
         destinations: Iterable[tuple[str, bool]],
-    ) -> Mapping[int, str]:
-        """Binds a container's rootfs and mounts; gives the path in the guest of each bind's source, by its index.
+    ) -> list[str]:
+        """Binds a container's rootfs and mounts; gives the mount points that had to be made.
 
         `destinations` are the mount points of config.json, each with whether it is a directory: in a read-only
         rootfs, where the guest cannot, those that are missing are made here, as runc makes them.
         """
+        made = []
         base = self._build / container_id
         mounts = base / "mounts"
         mounts.mkdir(parents=True)
@@ -76,7 +77,8 @@ class Share:
         try:
             if readonly:
                 for destination, is_directory in destinations:
-                    _make_mount_point(root_fd, destination, is_directory=is_directory)
+                    if _make_mount_point(root_fd, destination, is_directory=is_directory):
+                        made.append(destination)
             self._bind(root_fd, base / "rootfs", readonly=readonly, recursive=True)
         finally:
             os.close(root_fd)
@@ -92,7 +94,7 @@ class Share:
                 )
             finally:
                 os.close(source_fd)
-        return {bind.index: f"{GUEST_PATH}/{container_id}/mounts/{bind.index}" for bind in binds}
+        return made
 
     @staticmethod
     def _bind(
@@ -142,8 +144,12 @@ def _open_source(path: str, flags: int) -> int:
         raise HostError(f"cannot share {path}: {error.strerror}") from error
 
 
-def _make_mount_point(root_fd: int, destination: str, *, is_directory: bool) -> None:
-    """Makes what is missing of a path, one component after the other, each looked up within the root alone."""
+def _make_mount_point(root_fd: int, destination: str, *, is_directory: bool) -> bool:
+    """Makes what is missing of a path, one component after the other, each looked up within the root alone.
+
+    Tells whether anything was missing.
+    """
+    missing = False
     parts = [part for part in destination.split("/") if part not in ("", ".")]
     for depth in range(1, len(parts) + 1):
         path = "/".join(parts[:depth])
@@ -151,7 +157,7 @@ def _make_mount_point(root_fd: int, destination: str, *, is_directory: bool) -> 
             os.close(linux.openat2(root_fd, path, flags=os.O_PATH, resolve=_IN_ROOT))
             continue
         except FileNotFoundError:
-            pass
+            missing = True
         except OSError as error:
             raise HostError(f"cannot make mount point {destination}: {error.strerror}") from error
         above = "/".join(parts[: depth - 1]) or "."
@@ -172,3 +178,4 @@ def _make_mount_point(root_fd: int, destination: str, *, is_directory: bool) -> 
                 raise HostError(f"cannot make mount point {destination}: {error.strerror}") from error
         finally:
             os.close(parent)
+    return missing

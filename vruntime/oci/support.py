@@ -22,7 +22,7 @@ PRIVATE_NAMESPACES: Final = ("ipc", "mount", "network", "pid")
 """Those without which a container would share the host's, which a machine of its own cannot."""
 
 MOUNT_TYPES: Final = (
-    "bind", "cgroup", "cgroup2", "devpts", "mqueue", "proc", "sysfs", "tmpfs",
+    "bind", "bpf", "cgroup", "cgroup2", "devpts", "hugetlbfs", "mqueue", "proc", "ramfs", "securityfs", "sysfs", "tmpfs",
 )  # fmt: skip
 
 MOUNT_OPTIONS: Final = (
