@@ -22,7 +22,8 @@ PRIVATE_NAMESPACES: Final = ("ipc", "mount", "network", "pid")
 """Those without which a container would share the host's, which a machine of its own cannot."""
 
 MOUNT_TYPES: Final = (
-    "bind", "bpf", "cgroup", "cgroup2", "devpts", "hugetlbfs", "mqueue", "proc", "ramfs", "securityfs", "sysfs", "tmpfs",
+    "bind", "bpf", "cgroup", "cgroup2", "devpts", "hugetlbfs", "mqueue", "proc", "ramfs", "securityfs", "sysfs",
+    "tmpfs",
 )  # fmt: skip
 
 MOUNT_OPTIONS: Final = (

@@ -119,15 +119,10 @@ fn scheduler_flag(flag: LinuxSchedulerFlag) -> u64 {
 
 /// Sets the CPUs that a further process is to run on in the end: its own, or else the container's (`execCPUAffinity`).
 pub fn set_final_affinity(process: &Process, container: Option<&Process>) -> Result<()> {
-    let affinity = [Some(process), container].into_iter().flatten();
-    let Some(affinity) = affinity
-        .filter_map(|process| process.exec_cpu_affinity().as_ref())
-        .next()
-    else {
-        return Ok(());
-    };
     let itself = Pid::from_raw(0);
-    affinity.cpu_affinity_final().as_deref().map_or(Ok(()), |cpus| {
+    let affinity = scheduling::affinity(process, container);
+    let cpus = affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref());
+    cpus.map_or(Ok(()), |cpus| {
         scheduling::set_affinity(itself, cpus).context(|| format!("error setting CPU affinity to {cpus}"))
     })
 }
