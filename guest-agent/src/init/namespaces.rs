@@ -44,14 +44,17 @@ pub fn enter(spec: &Spec, procfs: &Procfs) -> Result<()> {
         Some(linux) => {
             // In a user namespace nobody may set the clocks, nor write to files of this process.
             let pid = std::process::id();
-            let offsets = Outside::prepare(|| set_time_offsets(Some(linux), pid, procfs))?;
+            let prepare = || Outside::prepare(|| set_time_offsets(Some(linux), pid, procfs));
+            let offsets = made.contains(NEW_TIME).then(prepare).transpose()?;
             user_namespace::enter(linux, procfs)?;
             make(made - CloneFlags::CLONE_NEWUSER)?;
-            offsets.finish()?;
+            offsets.map_or(Ok(()), Outside::finish)?;
         }
         None => {
             make(made)?;
-            set_time_offsets(linux, std::process::id(), procfs)?;
+            if made.contains(NEW_TIME) {
+                set_time_offsets(linux, std::process::id(), procfs)?;
+            }
         }
     }
     set_names(spec)?;
