@@ -314,9 +314,9 @@ def _take_back(store: Store, container_id: str, monitor: Monitor, log: Log) -> N
 def _request(record: Record, config: OciConfig, caller: streams.Caller) -> dict[str, Any]:
     base = f"{GUEST_PATH}/{record.id}"
     binds = [
-        Bind(mount.index, mount.source, mount.is_readonly, mount.is_recursive)
+        Bind(mount.index, mount.source, mount.is_readonly, mount.is_recursive, mount.id_mapping)
         for mount in config.mounts
-        if mount.is_bind
+        if mount.is_bind and mount.guest_device is None
     ]
     sources = {bind.index: f"{base}/mounts/{bind.index}" for bind in binds}
     notify = f"{GUEST_NOTIFY_PATH}/{record.id}" if record.notify else None
@@ -327,7 +327,7 @@ def _request(record: Record, config: OciConfig, caller: streams.Caller) -> dict[
         "id": record.id,
         "config": config.for_guest(f"{base}/rootfs", sources, notify=notify).decode(),
         "readonly": config.readonly,
-        "binds": [dict(bind.__dict__) for bind in binds],
+        "binds": [bind.to_wire() for bind in binds],
         "destinations": destinations,
         "names": list(caller.fds),
         "shim": caller.identity,

@@ -26,6 +26,7 @@ MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_NOEXEC = 0x8
+_MOUNT_ATTR_IDMAP = 0x100000
 
 # The same numbers on every architecture.
 _SYS_OPEN_TREE = 428
@@ -132,7 +133,15 @@ class _MountAttr(ctypes.Structure):
 
 def mount_setattr(mount_fd: int, *, attributes: int, recursive: bool = False) -> None:
     """Adds attributes to a mount, and with `recursive` to all below it; see mount_setattr(2)."""
-    attr = _MountAttr(attributes, 0, 0, 0)
+    _mount_setattr(mount_fd, _MountAttr(attributes, 0, 0, 0), recursive=recursive)
+
+
+def map_ids(mount_fd: int, user_namespace: int, *, recursive: bool) -> None:
+    """Id-maps a detached mount as a user namespace maps ids; see mount_setattr(2)."""
+    _mount_setattr(mount_fd, _MountAttr(_MOUNT_ATTR_IDMAP, 0, 0, user_namespace), recursive=recursive)
+
+
+def _mount_setattr(mount_fd: int, attr: _MountAttr, *, recursive: bool) -> None:
     _check(
         _libc.syscall(
             _SYS_MOUNT_SETATTR,

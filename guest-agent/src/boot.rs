@@ -17,7 +17,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProto
 use nix::time::{ClockId, clock_gettime};
 
 use crate::channel::Channel;
-use crate::scheduling;
+use crate::{loopback, scheduling};
 
 /// Where the cgroup v2 hierarchy is mounted in the guest.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
@@ -116,7 +116,7 @@ pub fn prepare() -> io::Result<Channel> {
     prepare_cgroups()?;
     scheduling::batch().map_err(|error| explained("choose a scheduling policy", error))?;
     nix::unistd::sethostname(HOSTNAME).map_err(|error| explained("set the hostname", error))?;
-    bring_up_loopback().map_err(|error| explained("bring up lo", error))?;
+    loopback::bring_up().map_err(|error| explained("bring up lo", error))?;
     find_channel()
 }
 
@@ -187,19 +187,6 @@ fn prepare_cgroups() -> io::Result<()> {
         crate::cgroup::prepare_root(Path::new(CGROUP_ROOT))
     };
     attempt().map_err(|error| explained("set up the cgroups", error))
-}
-
-fn bring_up_loopback() -> io::Result<()> {
-    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    // SAFETY: an ifreq of zeros is a valid one.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = *from as libc::c_char;
-    }
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    // SAFETY: `request` is an ifreq, as SIOCSIFFLAGS asks for, and lives through the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) };
-    Ok(Errno::result(result).map(drop)?)
 }
 
 /// The channel that the kernel command line asks for: a virtio-serial port unless it says `vruntime.channel=vsock`.

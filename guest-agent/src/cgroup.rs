@@ -3,21 +3,26 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::Pid;
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxResources, Mount, Spec};
 use tokio::io::Interest;
 
 use crate::device_filter;
 use crate::error::{Error, Result};
 use crate::fd;
+use crate::init::user_namespace;
 use crate::reaper::send_signal;
 use crate::resources::{self, Setting};
 
 /// Where the containers' cgroups are, below the root of the hierarchy.
 const CONTAINERS: &str = "containers";
+
+/// Names the files that come with a cgroup to whom it is given.
+const DELEGATED: &str = "/sys/kernel/cgroup/delegate";
 
 /// How long the processes of a cgroup may take to end once killed, or to stop.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -43,22 +48,45 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes the cgroup, with its limits and its device rules.
-    pub fn create(root: &Path, id: &str, limits: &LinuxResources) -> Result<Self> {
-        let settings = resources::settings(limits).map_err(|why| invalid("linux.resources.", why))?;
+    /// Makes the cgroup of a container, with its limits and its device rules, and gives it to who is to manage it.
+    pub fn create(root: &Path, id: &str, spec: &Spec) -> Result<Self> {
+        let limits = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
+        let limits = limits.unwrap_or_default();
+        let settings = resources::settings(&limits).map_err(|why| invalid("linux.resources.", why))?;
         let devices = limits.devices().as_deref().unwrap_or_default();
         let rules = device_filter::rules(devices).map_err(|why| invalid("linux.resources.", why))?;
 
         let path = root.join(CONTAINERS).join(id);
         fs::create_dir(&path).map_err(|error| Error::kernel(format!("make the cgroup {}", path.display()), error))?;
         let cgroup = Self { path };
-        match cgroup.limit(&settings, &rules) {
+        let set_up = || {
+            cgroup.limit(&settings, &rules)?;
+            owner(spec).map_or(Ok(()), |owner| cgroup.give_to(owner))
+        };
+        match set_up() {
             Ok(()) => Ok(cgroup),
             Err(error) => {
                 cgroup.remove()?;
                 Err(error)
             }
         }
+    }
+
+    /// Gives a user what the kernel says may be given.
+    fn give_to(&self, owner: u32) -> Result<()> {
+        let give = || -> io::Result<()> {
+            let files = fs::read_to_string(DELEGATED)?;
+            chown(&self.path, Some(owner), None)?;
+            for file in files
+                .lines()
+                .map(|name| self.path.join(name))
+                .filter(|file| file.exists())
+            {
+                chown(file, Some(owner), None)?;
+            }
+            Ok(())
+        };
+        give().map_err(|error| Error::kernel(format!("give {} to user {owner}", self.path.display()), error))
     }
 
     /// Changes the limits. Those before one that the kernel refuses are changed.
@@ -235,6 +263,22 @@ impl Cgroup {
         }
         Ok(())
     }
+}
+
+/// Who is to own the container's cgroup, as with runc: the user of its process, if it may write to a mount of it.
+fn owner(spec: &Spec) -> Option<u32> {
+    let writable = |mount: &Mount| {
+        let kind = mount.typ().as_deref().unwrap_or_default();
+        let options = mount.options().iter().flatten();
+        matches!(kind, "cgroup" | "cgroup2")
+            && mount.destination() == Path::new("/sys/fs/cgroup")
+            && options.fold(true, |writable, option| option != "ro" && (writable || option == "rw"))
+    };
+    if !spec.mounts().iter().flatten().any(writable) {
+        return None;
+    }
+    let user = spec.process().as_ref()?.user().uid();
+    user_namespace::guest_uid(spec.linux().as_ref(), user).filter(|owner| *owner != 0)
 }
 
 fn invalid(prefix: &str, why: String) -> Error {

@@ -27,6 +27,7 @@ use crate::launch::{Conversation, Launched, Place, launch, start};
 use crate::notify::NotifySocket;
 use crate::process::Process;
 use crate::reaper::Reaper;
+use crate::scheduling;
 use crate::wish::{StdioRequest, Wish};
 
 /// The process id of a container's first process.
@@ -169,15 +170,10 @@ impl Containers {
             notify,
             hook_state,
         } = wish;
-        let limits = spec
-            .linux()
-            .as_ref()
-            .and_then(|linux| linux.resources().clone())
-            .unwrap_or_default();
         let window = stdio.window;
         let descriptors = stdio.kinds(spec.process().as_ref());
         let notify = notify.then(|| NotifySocket::make(id)).transpose()?;
-        let cgroup = Cgroup::create(&self.cgroup_root, id, &limits)?;
+        let cgroup = Cgroup::create(&self.cgroup_root, id, &spec)?;
         let shared = held::shared(&spec);
         let request = Request::Create(Box::new(Create {
             spec,
@@ -188,6 +184,7 @@ impl Containers {
             reaper: &self.reaper,
             cgroup: &cgroup,
             init: None,
+            cpus: None,
         };
         let launched = match launch(place, &request, &descriptors).await {
             Ok(launched) => launched,
@@ -334,6 +331,7 @@ impl Container {
         self.reserve(&id)?;
         let window = stdio.window;
         let descriptors = stdio.kinds(Some(&process));
+        let affinity = scheduling::affinity(&process, self.spec.process().as_ref()).cloned();
         let request = Request::Exec(Box::new(Exec {
             process,
             spec: self.spec.clone(),
@@ -343,6 +341,7 @@ impl Container {
             reaper: &self.reaper,
             cgroup: &self.cgroup,
             init: Some(self.init.pid),
+            cpus: affinity.as_ref().and_then(|affinity| affinity.initial().as_deref()),
         };
         let result = launch(place, &request, &descriptors).await;
         let mut state = self.state();

@@ -43,14 +43,15 @@ pub struct Rule {
 const DEFAULT_RULES: &[Rule] = &[
     default_rule(CHAR, None, None, MKNOD),
     default_rule(BLOCK, None, None, MKNOD),
-    default_rule(CHAR, Some(1), Some(3), ALL), // null
-    default_rule(CHAR, Some(1), Some(8), ALL), // random
-    default_rule(CHAR, Some(1), Some(7), ALL), // full
-    default_rule(CHAR, Some(5), Some(0), ALL), // tty
-    default_rule(CHAR, Some(1), Some(5), ALL), // zero
-    default_rule(CHAR, Some(1), Some(9), ALL), // urandom
-    default_rule(CHAR, Some(136), None, ALL),  // pts
-    default_rule(CHAR, Some(5), Some(2), ALL), // ptmx
+    default_rule(CHAR, Some(1), Some(3), ALL),    // null
+    default_rule(CHAR, Some(1), Some(8), ALL),    // random
+    default_rule(CHAR, Some(1), Some(7), ALL),    // full
+    default_rule(CHAR, Some(5), Some(0), ALL),    // tty
+    default_rule(CHAR, Some(1), Some(5), ALL),    // zero
+    default_rule(CHAR, Some(1), Some(9), ALL),    // urandom
+    default_rule(CHAR, Some(136), None, ALL),     // pts
+    default_rule(CHAR, Some(5), Some(2), ALL),    // ptmx
+    default_rule(CHAR, Some(10), Some(200), ALL), // net/tun
 ];
 
 const fn default_rule(kind: u32, major: Option<u32>, minor: Option<u32>, access: u32) -> Rule {

@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::init::hooks;
 use crate::init::protocol::{self, Event, Request};
 use crate::reaper::{Exit, Expectation, Reaper};
+use crate::scheduling;
 use crate::stdio::{self, ChildEnds, Kind, Streams};
 
 /// How long `init` may take for all of its preparations, and to execute the program.
@@ -44,6 +45,8 @@ pub struct Place<'a> {
     pub cgroup: &'a Cgroup,
     /// The container's init, which a further process joins.
     pub init: Option<Pid>,
+    /// The CPUs to be on until the cgroup has been joined (`execCPUAffinity.initial`).
+    pub cpus: Option<&'a str>,
 }
 
 /// Makes a process, in the container's cgroup from its first instruction on. When that fails, nothing of it is left.
@@ -103,6 +106,10 @@ impl Birth<'_> {
         mut conversation: Conversation,
         request: &Request,
     ) -> Result<Conversation> {
+        if let Some(cpus) = place.cpus {
+            scheduling::set_affinity(self.pids[0], cpus)
+                .map_err(|errno| Error::kernel(format!("set the CPU affinity to {cpus}"), errno))?;
+        }
         place.cgroup.add(self.pids[0], place.init)?;
         let init = place.init.map(open_pidfd).transpose()?;
         conversation.send(request, init).await?;

@@ -22,6 +22,7 @@ mod held;
 mod init;
 mod launch;
 mod log;
+mod loopback;
 mod notify;
 mod process;
 mod ps;

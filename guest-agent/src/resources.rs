@@ -32,10 +32,13 @@ pub fn settings(resources: &LinuxResources) -> Result<Vec<Setting>, String> {
         list.extend(io_settings(block_io));
     }
     for page in resources.hugepage_limits().iter().flatten() {
-        list.push(setting(
-            &format!("hugetlb.{}.max", plain_name(page.page_size())?),
-            page.limit(),
-        ));
+        let size = plain_name(page.page_size())?;
+        list.push(setting(&format!("hugetlb.{size}.max"), page.limit()));
+        // Reservations too, where the kernel counts them apart.
+        list.push(Setting {
+            optional: true,
+            ..setting(&format!("hugetlb.{size}.rsvd.max"), page.limit())
+        });
     }
     // Last: it may overrule what is above.
     let mut unified: Vec<_> = resources.unified().iter().flatten().collect();
@@ -215,7 +218,7 @@ mod tests {
             ),
             (
                 r#"{"hugepageLimits":[{"pageSize":"2MB","limit":0}]}"#,
-                &["hugetlb.2MB.max=0"],
+                &["hugetlb.2MB.max=0", "hugetlb.2MB.rsvd.max=0"],
             ),
             (
                 r#"{"unified":{"memory.high":"5","cpu.weight":"7"}}"#,

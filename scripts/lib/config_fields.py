@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,10 @@ SAMPLES: dict[Keys, tuple[Any, ...]] = {
 }
 """Values of a meaning, where any two of the right type would not do."""
 
+_MAPPING = {"containerID": 0, "hostID": 1, "size": 1}
+
 CONTEXT: dict[Keys, dict[str, Any]] = {
-    ("mounts", "[]"): {"destination": "/a", "type": "tmpfs"},
+    ("mounts", "[]"): {"destination": "/a", "type": "tmpfs", "uidMappings": [_MAPPING], "gidMappings": [_MAPPING]},
     ("linux", "devices", "[]"): {"type": "c", "path": "/dev/a", "major": 1, "minor": 3},
 }
 """What stands beside a property, where the required properties alone would not do."""
@@ -59,7 +62,7 @@ REMARKS: dict[Keys, str] = {
 HOSTS_PART = [
     name
     for name, value in vars(OciConfig).items()
-    if isinstance(value, property) and name not in ("process", "warnings")
+    if isinstance(value, property | cached_property) and name not in ("process", "warnings")
 ]
 """What of a config.json the host asks for by name."""
 
@@ -147,7 +150,7 @@ def document(keys: Keys, value: Any) -> dict[str, Any]:
 def example(keys: Keys) -> dict[str, Any]:
     """An object with what it requires."""
     if keys in CONTEXT:
-        return dict(CONTEXT[keys])
+        return deepcopy(CONTEXT[keys])
     part = schema.load()
     for key in keys:
         inside = {"[]": part.get("items"), "{}": part.get("additionalProperties")}

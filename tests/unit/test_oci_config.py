@@ -2,12 +2,14 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
 
 import pytest
 
 from vruntime.errors import ConfigError
+from vruntime.idmap import IdMapping
 from vruntime.oci import checks
 from vruntime.oci.config import load_config
 
@@ -115,8 +117,6 @@ def test_accepts(bundle, path, value):
             {"type": "RLIMIT_NOFILE", "hard": 1, "soft": 1},
             'process.rlimits[1]: "RLIMIT_NOFILE" occurs twice',
         ),
-        ("process.scheduler", {"policy": "SCHED_RR"}, "process.scheduler: scheduling policies"),
-        ("process.ioPriority", {"class": "IOPRIO_CLASS_RT"}, "process.ioPriority: I/O"),
         ("hostname", "x" * 65, "hostname: has 65 bytes; at most 64"),
         ("hostname", "a\0", "hostname: contains a NUL character"),
         ("annotations", {"a": 1}, "annotations.a: must be a string, not 1"),
@@ -124,8 +124,13 @@ def test_accepts(bundle, path, value):
         ("mounts.0.source", "a\0", "mounts[0].source: contains a NUL character"),
         ("mounts.0.type", "nfs", 'mounts[0].type: "nfs" is not supported'),
         ("mounts.0.type", "", "mounts[0].type: is required without the option bind"),
-        ("mounts.0.options", ["ridmap"], "mounts[0].options: id-mapped mounts"),
-        ("mounts.0.uidMappings", [{}], "mounts[0].uidMappings: id-mapped mounts"),
+        ("mounts.0.options", ["ridmap"], "mounts[0]: only a bind mount can be id-mapped"),
+        ("mounts.0.uidMappings", [{}], "mounts[0]: only a bind mount can be id-mapped"),
+        (
+            "mounts.-",
+            {"destination": "/x", "source": "/etc", "options": ["rbind", "idmap"]},
+            "mounts[7].options: the option idmap needs mappings",
+        ),
         (
             "mounts",
             [{"destination": "/x", "type": "tmpfs"}] * 10_000,
@@ -141,14 +146,9 @@ def test_accepts(bundle, path, value):
             {"destination": "/x", "options": ["bind"]},
             "mounts[7].source: is required for a bind mount",
         ),
-        (
-            "mounts.-",
-            {"destination": "/x", "source": "/dev/null", "type": "bind"},
-            'mounts[7].source: "/dev/null" is a device of the host',
-        ),
         ("vm", {"kernel": {"path": "/x"}}, "vm: hypervisor, kernel and image are the adm"),
-        ("linux.namespaces.-", {"type": "user"}, "linux.namespaces[5]: user namespaces are not"),
-        ("linux.namespaces.-", {"type": "time"}, "linux.namespaces[5]: time namespaces are not"),
+        ("linux.namespaces.-", {"type": "user", "path": "/x"}, "linux.namespaces[5].path: joining an existing user"),
+        ("linux.namespaces.-", {"type": "time", "path": "/x"}, "linux.namespaces[5].path: joining an existing time"),
         ("linux.namespaces.-", {"type": "x"}, 'linux.namespaces[5].type: "x" is none of cgroup'),
         ("linux.namespaces.-", {"type": "pid"}, 'linux.namespaces[5]: "pid" is listed twice'),
         (
@@ -156,11 +156,7 @@ def test_accepts(bundle, path, value):
             "/proc/1/ns/net",
             "linux.namespaces[1].path: joining an existing network namespace is not supported",
         ),
-        ("linux.uidMappings", [{}], "linux.uidMappings: user namespaces are not supported"),
-        ("linux.gidMappings", [{}], "linux.gidMappings: user namespaces are not supported"),
-        ("linux.timeOffsets", {"boottime": {}}, "linux.timeOffsets: time namespaces"),
         ("linux.intelRdt", {"closID": "x"}, "linux.intelRdt: Intel RDT is not supported"),
-        ("linux.personality", {"domain": "LINUX32"}, "linux.personality: execution domains"),
         ("linux.rootfsPropagation", "x", 'linux.rootfsPropagation: "x" is none of private'),
         ("linux.maskedPaths", ["x"], 'linux.maskedPaths[0]: "x" is not an absolute path'),
         ("linux.readonlyPaths", ["/\0"], "linux.readonlyPaths[0]: contains a NUL"),
@@ -316,6 +312,7 @@ MAPPING = {"containerID": 0, "hostID": 1000, "size": 10}
         ("linux.gidMappings", [MAPPING, MAPPING], "linux.gidMappings: ranges of hostID overlap"),
         ("linux.gidMappings", [MAPPING | {"size": 0}], "linux.gidMappings[0].size: 0 is less than 1"),
         ("linux.uidMappings", [MAPPING | {"size": 2**32 - 1}], "a range of hostID goes beyond 4294967295"),
+        ("linux.uidMappings", [MAPPING | {"containerID": 1}], "linux.uidMappings: the container's root, id 0, is not"),
         ("linux.uidMappings", [MAPPING] * 341, "linux.uidMappings: has 341 entries; at most 340"),
         ("mounts.0.uidMappings", [MAPPING], "mounts[0].gidMappings: is required, as the other kind"),
         ("linux.timeOffsets", {"boottime": {"secs": 1}}, "linux.timeOffsets: needs a time namespace"),
@@ -349,6 +346,7 @@ MAPPING = {"containerID": 0, "hostID": 1000, "size": 10}
         ("process.scheduler", {}, "process.scheduler.policy: is required"),
         ("process.ioPriority", {"class": "IOPRIO_CLASS_BE", "priority": 8}, "priority: 8 is more than 7"),
         ("process.execCPUAffinity", {"initial": "x"}, 'process.execCPUAffinity.initial: "x" is not a list'),
+        ("process.execCPUAffinity", {"final": "0-7:1/2"}, 'process.execCPUAffinity.final: "0-7:1/2" is not a list'),
         ("process.consoleSize", {"height": 65536, "width": 1}, "consoleSize.height: 65536 is more than 65535"),
     ],
 )
@@ -392,11 +390,13 @@ def test_what_is_ignored_is_warned_of(bundle):
     bundle.set("process.apparmorProfile", "docker-default")
     bundle.set("process.selinuxLabel", "x")
     bundle.set("linux.mountLabel", "x")
+    bundle.set("linux.personality", {"domain": "LINUX32", "flags": ["x"]})
     bundle.set("process.capabilities.bounding", ["CAP_KILL", "CAP_FOO", "kill"])
     bundle.set("mounts.0.options", ["rshared"])
     config = load_config(bundle.write())
     assert config.warnings == (
         "linux.mountLabel: ignored: the guest has no SELinux",
+        "linux.personality.flags: ignored: none is defined",
         "process.apparmorProfile: ignored: the guest has no AppArmor",
         "process.selinuxLabel: ignored: the guest has no SELinux",
         'process.capabilities: ignoring unknown or unavailable capabilities: ["CAP_FOO", "kill"]',
@@ -406,6 +406,31 @@ def test_what_is_ignored_is_warned_of(bundle):
     assert guest["process"]["capabilities"]["bounding"] == ["CAP_KILL"]
     assert "apparmorProfile" not in guest["process"]
     assert "mountLabel" not in guest["linux"]
+    assert guest["linux"]["personality"] == {"domain": "LINUX32"}
+
+
+def test_id_mapped_mounts_are_mapped_on_the_host(bundle):
+    """By mappings of their own, or with the option alone by those of the container."""
+    for key, host in (("uidMappings", 1000), ("gidMappings", 2000)):
+        bundle.set(f"linux.{key}", [{"containerID": 0, "hostID": host, "size": 10}])
+    bundle.set("linux.namespaces.-", {"type": "user"})
+    own = {key: [{"containerID": 5, "hostID": 6, "size": 7}] for key in ("uidMappings", "gidMappings")}
+    bundle.document["mounts"] = [
+        {"destination": "/a", "source": "/etc", "options": ["rbind", "ridmap", "ro"]},
+        {"destination": "/b", "source": "/etc", "options": ["bind", "idmap"], **own},
+        {"destination": "/c", "source": "/etc", "options": ["bind"], **own},
+        {"destination": "/d", "source": "/etc", "options": ["bind"]},
+    ]
+    config = load_config(bundle.write())
+    assert [mount.id_mapping for mount in config.mounts] == [
+        IdMapping(((0, 1000, 10),), ((0, 2000, 10),), recursive=True),
+        IdMapping(((5, 6, 7),), ((5, 6, 7),), recursive=False),
+        IdMapping(((5, 6, 7),), ((5, 6, 7),), recursive=False),
+        None,
+    ]
+    guest = json.loads(config.for_guest("/rootfs", {index: f"/g/{index}" for index in range(4)}))
+    assert [mount["options"] for mount in guest["mounts"]] == [["rbind", "ro"], ["bind"], ["bind"], ["bind"]]
+    assert set(guest["mounts"][1]) == {"destination", "type", "source", "options"}
 
 
 def test_limits(bundle):
@@ -441,6 +466,18 @@ def test_bind_mounts(bundle):
         {"destination": "/b", "type": "bind", "source": "/g/2", "options": ["bind", "ro", "rw"]},
         {"destination": "/c", "type": "tmpfs", "source": "data", "options": []},
     ]
+
+
+def test_a_device_of_the_host_is_refused(bundle):
+    os.mknod(bundle.path / "device", stat.S_IFCHR, os.makedev(1, 11))
+    bundle.set("mounts.-", {"destination": "/x", "source": "device", "type": "bind"})
+    assert faults(bundle) == ('mounts[7].source: "device" is a device of the host, which a guest cannot use',)
+
+
+def test_a_device_that_the_guest_has_is_bound_there(bundle):
+    bundle.document["mounts"] = [{"destination": "/dev/x", "type": "bind", "source": "/dev/zero"}]
+    guest = json.loads(load_config(bundle.write()).for_guest("/rootfs", {}))
+    assert guest["mounts"][0]["source"] == "/dev/zero"
 
 
 def test_a_socket_can_be_bound_but_no_fifo_is_opened(bundle):

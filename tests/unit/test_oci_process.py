@@ -93,6 +93,14 @@ def test_the_file_of_exec(tmp_path):
     }
 
 
+def test_scheduling_as_the_agent_reads_it():
+    scheduler = {"policy": "SCHED_DEADLINE", "flags": ["SCHED_FLAG_RESET_ON_FORK", "SCHED_FLAG_RECLAIM"], "period": 9}
+    affinity = {"initial": "", "final": "0-1, 3"}
+    guest = Process(dict(BASE.document) | {"scheduler": scheduler, "execCPUAffinity": affinity}).for_guest()
+    assert guest["scheduler"] == scheduler | {"flags": ["SCHED_RESET_ON_FORK", "SCHED_FLAG_RECLAIM"]}
+    assert guest["execCPUAffinity"] == {"final": "0-1,3"}
+
+
 @pytest.mark.parametrize(
     ("document", "expected"),
     [
@@ -101,8 +109,8 @@ def test_the_file_of_exec(tmp_path):
         ({"args": [1], "cwd": "/"}, ("process.args[0]: must be a string, not 1",)),
         ({"args": ["x"], "cwd": "x"}, ('process.cwd: "x" is not an absolute path',)),
         (
-            {"args": ["x"], "cwd": "/", "scheduler": {"policy": "SCHED_FIFO"}},
-            ("process.scheduler: scheduling policies are not supported",),
+            {"args": ["x"], "cwd": "/", "scheduler": {"policy": "SCHED_OTHER", "nice": 20}},
+            ("process.scheduler.nice: 20 is not from -20 to 19",),
         ),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vruntime.accelerator import Accelerator
+from vruntime.idmap import IdMapping
 from vruntime.vm.machine import Machine
 
 LOG = "monitor.log"
@@ -28,6 +29,19 @@ class Bind:
     source: str
     readonly: bool
     recursive: bool
+    id_mapping: IdMapping | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        """For the control socket."""
+        wire = dict(self.__dict__)
+        wire["id_mapping"] = self.id_mapping and dict(self.id_mapping.__dict__)
+        return wire
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Bind:
+        """The inverse of `to_wire`."""
+        mapping = wire["id_mapping"]
+        return cls(**{**wire, "id_mapping": mapping and IdMapping(**mapping)})
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -152,17 +152,16 @@ class Service:
         try:
             if "overlay" in request:
                 self._sandbox.share.mount_overlay(record.rootfs, Overlay.from_wire(request["overlay"]))
-            self._sandbox.share.add(
+            made = self._sandbox.share.add(
                 record.id,
                 record.rootfs,
                 readonly=request["readonly"],
-                binds=[Bind(**bind) for bind in request["binds"]],
+                binds=[Bind.from_wire(bind) for bind in request["binds"]],
                 destinations=[(path, is_dir) for path, is_dir in request["destinations"]],
             )
+            config = _with_fresh_mount_points(request["config"], made)
             hook_state = json.dumps(record.hook_state(Status.CREATED, 0)) if record.hooks else ""
-            await container.create(
-                request["config"].encode(), fds, terminal="terminal" in fds, hook_state=hook_state.encode()
-            )
+            await container.create(config.encode(), fds, terminal="terminal" in fds, hook_state=hook_state.encode())
         except BaseException:
             container.note(status=Status.STOPPED, error=self._sandbox.obituary())
             raise
@@ -241,6 +240,24 @@ async def _hang_up(sock: socket.socket) -> None:
             continue
         except OSError:
             return
+
+
+def _with_fresh_mount_points(config: str, made: Sequence[str]) -> str:
+    """The guest's configuration, where the mount point of a tmpfs is one that we have made.
+
+    Of a mount point that it finds, the guest keeps the mode; on a new one a tmpfs has its own.
+    """
+    if not made:
+        return config
+    document = json.loads(config)
+    above: list[str] = []
+    for mount in document["mounts"]:
+        at, options = mount["destination"], mount["options"]
+        hidden = any(at == other or at.startswith(f"{other}/") for other in above)
+        if mount["type"] == "tmpfs" and at in made and not hidden:
+            options.insert(0, "mode=1777")  # a mode of its own comes later, and prevails
+        above.append(at)
+    return json.dumps(document)
 
 
 async def _send(sock: socket.socket, message: dict[str, Any]) -> None:

@@ -15,15 +15,17 @@ On the host every such mount is nodev, nosuid and noexec, which costs nothing to
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vruntime import linux
 from vruntime.errors import HostError
-from vruntime.monitor.config import GUEST_PATH, Bind, Overlay
+from vruntime.idmap import IdMapping
+from vruntime.monitor.config import Bind, Overlay
 
 _HOST_ATTRIBUTES = linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NOEXEC
 _READ_ONLY = linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
@@ -66,12 +68,13 @@ class Share:
         readonly: bool,
         binds: Sequence[Bind],
         destinations: Iterable[tuple[str, bool]],
-    ) -> Mapping[int, str]:
-        """Binds a container's rootfs and mounts; gives the path in the guest of each bind's source, by its index.
+    ) -> list[str]:
+        """Binds a container's rootfs and mounts; gives the mount points that had to be made.
 
         `destinations` are the mount points of config.json, each with whether it is a directory: in a read-only
         rootfs, where the guest cannot, those that are missing are made here, as runc makes them.
         """
+        made = []
         base = self._build / container_id
         mounts = base / "mounts"
         mounts.mkdir(parents=True)
@@ -79,7 +82,8 @@ class Share:
         try:
             if readonly:
                 for destination, is_directory in destinations:
-                    _make_mount_point(root_fd, destination, is_directory=is_directory)
+                    if _make_mount_point(root_fd, destination, is_directory=is_directory):
+                        made.append(destination)
             self._bind(root_fd, base / "rootfs", readonly=readonly, recursive=True)
         finally:
             os.close(root_fd)
@@ -91,10 +95,11 @@ class Share:
                     mounts / str(bind.index),
                     readonly=bind.readonly,
                     recursive=bind.recursive,
+                    id_mapping=bind.id_mapping,
                 )
             finally:
                 os.close(source_fd)
-        return {bind.index: f"{GUEST_PATH}/{container_id}/mounts/{bind.index}" for bind in binds}
+        return made
 
     def mount_overlay(self, rootfs: str, overlay: Overlay) -> None:
         """Mounts an overlay at a rootfs, seen by us alone."""
@@ -125,7 +130,9 @@ class Share:
                 os.close(fd)
 
     @staticmethod
-    def _bind(source_fd: int, target: Path, *, readonly: bool, recursive: bool) -> None:
+    def _bind(
+        source_fd: int, target: Path, *, readonly: bool, recursive: bool, id_mapping: IdMapping | None = None
+    ) -> None:
         if stat.S_ISDIR(os.fstat(source_fd).st_mode):
             target.mkdir()
         else:
@@ -137,11 +144,30 @@ class Share:
                 linux.mount_setattr(mount_fd, attributes=_HOST_ATTRIBUTES, recursive=recursive)
                 if readonly:
                     linux.mount_setattr(mount_fd, attributes=linux.MOUNT_ATTR_RDONLY)
+                if id_mapping is not None:
+                    _map_ids(mount_fd, source_fd, id_mapping)
                 linux.move_mount(mount_fd, str(target))
             finally:
                 os.close(mount_fd)
         except OSError as error:
-            raise HostError(f"cannot share {os.readlink(f'/proc/self/fd/{source_fd}')}: {error}") from error
+            raise HostError(f"cannot share {_path_of(source_fd)}: {error}") from error
+
+
+def _map_ids(mount_fd: int, source_fd: int, id_mapping: IdMapping) -> None:
+    """On the host, as virtio-fs in the guest knows no id-mapped mounts: virtiofsd sees and sets the ids as shown."""
+    namespace = id_mapping.open_namespace()
+    try:
+        linux.map_ids(mount_fd, namespace, recursive=id_mapping.recursive)
+    except OSError as error:
+        unfit = error.errno == errno.EINVAL
+        why = "this kernel cannot id-map its file system" if unfit else f"cannot id-map it: {error.strerror}"
+        raise HostError(f"cannot share {_path_of(source_fd)}: {why}") from error
+    finally:
+        os.close(namespace)
+
+
+def _path_of(fd: int) -> str:
+    return os.readlink(f"/proc/self/fd/{fd}")
 
 
 def _hold(directory: str) -> int:
@@ -161,8 +187,12 @@ def _open_source(path: str, flags: int, *, access: int = os.O_PATH) -> int:
         raise HostError(f"cannot share {path}: {error.strerror}") from error
 
 
-def _make_mount_point(root_fd: int, destination: str, *, is_directory: bool) -> None:
-    """Makes what is missing of a path, one component after the other, each looked up within the root alone."""
+def _make_mount_point(root_fd: int, destination: str, *, is_directory: bool) -> bool:
+    """Makes what is missing of a path, one component after the other, each looked up within the root alone.
+
+    Tells whether anything was missing.
+    """
+    missing = False
     parts = [part for part in destination.split("/") if part not in ("", ".")]
     for depth in range(1, len(parts) + 1):
         path = "/".join(parts[:depth])
@@ -170,7 +200,7 @@ def _make_mount_point(root_fd: int, destination: str, *, is_directory: bool) -> 
             os.close(linux.openat2(root_fd, path, flags=os.O_PATH, resolve=_IN_ROOT))
             continue
         except FileNotFoundError:
-            pass
+            missing = True
         except OSError as error:
             raise HostError(f"cannot make mount point {destination}: {error.strerror}") from error
         above = "/".join(parts[: depth - 1]) or "."
@@ -191,3 +221,4 @@ def _make_mount_point(root_fd: int, destination: str, *, is_directory: bool) -> 
                 raise HostError(f"cannot make mount point {destination}: {error.strerror}") from error
         finally:
             os.close(parent)
+    return missing

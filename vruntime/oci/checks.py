@@ -12,7 +12,7 @@ from typing import Any, Final
 from vruntime.oci import linux_checks
 from vruntime.oci.document import array, json_path, member, quoted, string, strings
 from vruntime.oci.linux_checks import cpuset_faults
-from vruntime.oci.support import CAPABILITIES
+from vruntime.oci.support import CAPABILITIES, DEVICES
 
 ARGUMENT_LIMIT: Final = 128 * 1024 - 1
 """Most bytes of one argument or environment entry (execve(2): MAX_ARG_STRLEN with its NUL)."""
@@ -53,7 +53,7 @@ def process_faults(process: object) -> Iterator[str]:
     yield from _capability_faults(process)
     yield from _scheduler_faults(member(process, "scheduler"))
     for key in ("initial", "final"):
-        yield from cpuset_faults(json_path("process", "execCPUAffinity", key), string(process, "execCPUAffinity", key))
+        yield from _affinity_faults(f"process.execCPUAffinity.{key}", string(process, "execCPUAffinity", key))
 
 
 def resolve_rootfs(path: str, bundle: Path) -> str:
@@ -69,6 +69,17 @@ def resolve_source(source: str, bundle: Path) -> str:
 def resolve_destination(destination: str) -> str:
     """The absolute path in the container that a mount's destination means; a relative one starts at its root."""
     return destination if destination.startswith("/") else f"/{destination}"
+
+
+def guest_device(source: str) -> str | None:
+    """Where the guest has its own of a device that is the source of a bind mount; None for what is no such device."""
+    try:
+        status = os.stat(source)
+    except OSError:
+        return None
+    number = (os.major(status.st_rdev), os.minor(status.st_rdev))
+    name = DEVICES.get(("c", *number)) if stat.S_ISCHR(status.st_mode) else None
+    return name and f"/dev/{name}"
 
 
 def is_bind(mount: object) -> bool:
@@ -151,6 +162,14 @@ def _scheduler_faults(scheduler: object) -> Iterator[str]:
             yield f"process.scheduler.{key}: can only be set for SCHED_DEADLINE"
 
 
+def _affinity_faults(path: str, text: str) -> Iterator[str]:
+    """A list of CPUs as for a cpuset, but without strides, which runc does not know there."""
+    if ":" in text:
+        yield f"{path}: {quoted(text)} is not a list such as 0-3,7"
+    else:
+        yield from cpuset_faults(path, text)
+
+
 def _mount_faults(mounts: list[Any], bundle: Path) -> Iterator[str]:
     for index, mount in enumerate(mounts):
         destination = string(mount, "destination")
@@ -172,7 +191,8 @@ def _bind_source_faults(mount: object, index: int, bundle: Path) -> Iterator[str
     except OSError as error:
         yield f"{path}: stat {quoted(source)}: {error.strerror}"
         return
-    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+    is_device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+    if is_device and guest_device(resolve_source(source, bundle)) is None:
         yield f"{path}: {quoted(source)} is a device of the host, which a guest cannot use"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vruntime.errors import ConfigError
+from vruntime.idmap import IdMapping
 from vruntime.oci import checks, schema, strict_json, support
 from vruntime.oci.document import Json, mapping, member, places, string
 from vruntime.oci.faults import refuse
@@ -25,13 +26,17 @@ DEFAULT_CPU_PERIOD: Final = 100_000
 """Microseconds; the kernel's default for cpu.max."""
 
 _GUEST_LINUX_KEYS: Final[tuple[str, ...]] = (
-    "devices", "resources", "rootfsPropagation", "maskedPaths", "readonlyPaths", "sysctl",
+    "devices", "resources", "rootfsPropagation", "maskedPaths", "readonlyPaths", "sysctl", "uidMappings", "gidMappings",
+    "timeOffsets",
 )  # fmt: skip
 """What the guest reads of `linux` as it stands."""
 
 _GUEST_SECCOMP_KEYS: Final[tuple[str, ...]] = (
     "defaultAction", "defaultErrnoRet", "architectures", "flags", "syscalls",
 )  # fmt: skip
+
+
+_IDMAP_OPTIONS: Final = frozenset({"idmap", "ridmap"})
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,11 @@ class Mount:
     """An absolute path of the host for a bind mount, else what the file system takes."""
 
     options: tuple[str, ...]
+
+    id_mapping: IdMapping | None = None
+
+    guest_device: str | None = None
+    """The guest's own device that takes the place of the source of a bind mount, and is there already."""
 
     @property
     def is_bind(self) -> bool:
@@ -161,8 +171,8 @@ class OciConfig:
         """The config.json for the agent.
 
         `rootfs` is the guest's path of the root filesystem; `bind_sources` has the guest's path
-        for the index of each bind mount; `notify` that of the directory with the container's
-        notification socket, if it has one. What concerns the host alone is left out.
+        for the index of each bind mount that is shared; `notify` that of the directory with
+        the container's notification socket, if it has one. What concerns the host alone is left out.
         """
         guest: Json = {
             "ociVersion": self.oci_version,
@@ -185,12 +195,26 @@ class OciConfig:
 
     def _mount(self, index: int, mount: Json) -> Mount:
         bind, source = checks.is_bind(mount), string(mount, "source")
+        source = checks.resolve_source(source, self.bundle) if bind else source
         return Mount(
             index=index,
             destination=checks.resolve_destination(mount["destination"]),
             type="bind" if bind else mount["type"],
-            source=checks.resolve_source(source, self.bundle) if bind else source,
+            source=source,
             options=tuple(mount.get("options", ())),
+            id_mapping=self._id_mapping(mount),
+            guest_device=checks.guest_device(source) if bind else None,
+        )
+
+    def _id_mapping(self, mount: Json) -> IdMapping | None:
+        """The mount's own mappings, or with the option alone those of the container's user namespace."""
+        options = _IDMAP_OPTIONS & set(mount.get("options", ()))
+        own = mount.get("uidMappings") and mount.get("gidMappings")
+        if not own and not options:
+            return None
+        given = mount if own else self.document["linux"]
+        return IdMapping(
+            uids=_ranges(given["uidMappings"]), gids=_ranges(given["gidMappings"]), recursive="ridmap" in options
         )
 
 
@@ -222,9 +246,9 @@ def load_config(path: Path) -> OciConfig:
 
 def _guest_mount(mount: Mount, bind_sources: Mapping[int, str]) -> Json:
     guest: dict[str, Any] = {"destination": mount.destination, "type": mount.type}
-    options = list(mount.options)
+    options = [option for option in mount.options if option not in _IDMAP_OPTIONS]  # done on the host
     if mount.is_bind:
-        guest["source"] = bind_sources[mount.index]
+        guest["source"] = mount.guest_device or bind_sources[mount.index]
         if not {"bind", "rbind"} & set(options):
             options.insert(0, "bind")
     elif mount.source:
@@ -242,11 +266,17 @@ def _guest_resources(resources: Json) -> Json:
     return guest
 
 
+def _ranges(mappings: list[Json]) -> tuple[tuple[int, int, int], ...]:
+    return tuple((entry["containerID"], entry["hostID"], entry["size"]) for entry in mappings)
+
+
 def _guest_linux(linux: Json) -> Json:
     guest: Json = {key: linux[key] for key in _GUEST_LINUX_KEYS if key in linux}
     if "resources" in linux:
         guest["resources"] = _guest_resources(linux["resources"])
     guest["namespaces"] = [{"type": namespace["type"]} for namespace in linux["namespaces"]]
+    if "personality" in linux:
+        guest["personality"] = {"domain": linux["personality"]["domain"]}
     if "seccomp" in linux:
         seccomp = linux["seccomp"]
         guest["seccomp"] = {key: seccomp[key] for key in _GUEST_SECCOMP_KEYS if key in seccomp}

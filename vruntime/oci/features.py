@@ -39,7 +39,7 @@ def features() -> Json:
             "apparmor": {"enabled": False},
             "selinux": {"enabled": False},
             "intelRdt": {"enabled": not support.refuses("linux", "intelRdt")},
-            "mountExtensions": {"idmap": {"enabled": False}},
+            "mountExtensions": {"idmap": {"enabled": True}},
         },
         "annotations": {
             "org.opencontainers.runc.checkpoint.enabled": "false",

@@ -120,12 +120,28 @@ def _mapping_faults(config: object) -> Iterator[str]:
         if has_namespace and not mappings:
             yield f"linux.{key}: is required for a user namespace"
         yield from _overlaps(json_path("linux", key), mappings)
+        if mappings and not any(_maps_root(entry) for entry in mappings):
+            yield f"linux.{key}: the container's root, id 0, is not mapped"
     for index, mount in enumerate(array(config, "mounts")):
         lists = {key: array(mount, key) for key in ("uidMappings", "gidMappings")}
         for key, mappings in lists.items():
             yield from _overlaps(json_path("mounts", index, key), mappings)
             if not mappings and any(lists.values()):
                 yield f"{json_path('mounts', index, key)}: is required, as the other kind of mappings is given"
+        options = {option for _, option in strings(mount, "options")}
+        by_option = bool({"idmap", "ridmap"} & options)
+        if not by_option and not any(lists.values()):
+            continue
+        if not ({"bind", "rbind"} & options or string(mount, "type") == "bind"):
+            yield f"{json_path('mounts', index)}: only a bind mount can be id-mapped"
+        elif not any(lists.values()) and not has_namespace:
+            needs = "the option idmap needs mappings of the mount, or of a user namespace of the container"
+            yield f"{json_path('mounts', index, 'options')}: {needs}"
+
+
+def _maps_root(entry: object) -> bool:
+    size = member(entry, "size")
+    return member(entry, "containerID") == 0 and isinstance(size, int) and size > 0
 
 
 def _overlaps(path: str, mappings: list[Any]) -> Iterator[str]:

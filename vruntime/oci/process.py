@@ -17,8 +17,15 @@ _CAPABILITY_SETS: Final = ("bounding", "effective", "inheritable", "permitted", 
 
 _GUEST_KEYS: Final[tuple[str, ...]] = (
     "terminal", "consoleSize", "args", "env", "cwd", "rlimits", "noNewPrivileges", "oomScoreAdj",
+    "ioPriority",
 )  # fmt: skip
 """What the guest reads of a process object as it stands."""
+
+_SCHEDULER_FLAGS: Final = {
+    "SCHED_FLAG_RESET_ON_FORK": "SCHED_RESET_ON_FORK",
+    "SCHED_FLAG_DL_OVERRUN": "SCHED_FLAG_D_L_OVERRUN",
+}
+"""What the agent's library calls flags that it does not call as the specification does."""
 
 _ID_LIMIT: Final = 2**32 - 1
 
@@ -57,6 +64,14 @@ class Process:
             guest["capabilities"] = {
                 kind: [name for name in sets.get(kind, ()) if name in support.CAPABILITIES] for kind in _CAPABILITY_SETS
             }
+        if "scheduler" in self.document:
+            flags = self.document["scheduler"].get("flags", ())
+            names = [_SCHEDULER_FLAGS.get(flag, flag) for flag in flags]
+            guest["scheduler"] = self.document["scheduler"] | {"flags": names}
+        affinity = self.document.get("execCPUAffinity", {})
+        lists = {key: "".join(affinity[key].split()) for key in ("initial", "final") if affinity.get(key)}
+        if lists:
+            guest["execCPUAffinity"] = lists
         return guest
 
 
@@ -74,7 +89,6 @@ def load_process(path: Path) -> Process:
         chain(
             schema.process_faults(document),
             checks.process_faults(document),
-            support.process_refusals(document),
         ),
     )
     return Process(document)

@@ -15,21 +15,22 @@ from vruntime.oci.document import array, json_path, mapping, member, places, quo
 OCI_VERSION_MIN: Final = "1.0.0"
 OCI_VERSION_MAX: Final = "1.2.0"
 
-NAMESPACES: Final = ("cgroup", "ipc", "mount", "network", "pid", "uts")
+NAMESPACES: Final = ("cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts")
 """The namespaces that a container gets of its own, inside the guest."""
 
 PRIVATE_NAMESPACES: Final = ("ipc", "mount", "network", "pid")
 """Those without which a container would share the host's, which a machine of its own cannot."""
 
 MOUNT_TYPES: Final = (
-    "bind", "cgroup", "cgroup2", "devpts", "mqueue", "proc", "sysfs", "tmpfs",
+    "bind", "bpf", "cgroup", "cgroup2", "devpts", "hugetlbfs", "mqueue", "proc", "ramfs", "securityfs", "sysfs",
+    "tmpfs",
 )  # fmt: skip
 
 MOUNT_OPTIONS: Final = (
-    "acl", "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "iversion",
+    "acl", "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "idmap", "iversion",
     "lazytime", "loud", "mand", "noacl", "noatime", "nodev", "nodiratime", "noexec", "noiversion",
     "nolazytime", "nomand", "norelatime", "nostrictatime", "nosuid", "nosymfollow", "private",
-    "ratime", "rbind", "rdev", "rdiratime", "relatime", "remount", "rexec", "rnoatime", "rnodev",
+    "ratime", "rbind", "rdev", "rdiratime", "relatime", "remount", "rexec", "ridmap", "rnoatime", "rnodev",
     "rnodiratime", "rnoexec", "rnorelatime", "rnostrictatime", "rnosuid", "rnosymfollow", "ro",
     "rprivate", "rrelatime", "rro", "rrw", "rshared", "rslave", "rstrictatime", "rsuid",
     "rsymfollow", "runbindable", "rw", "shared", "silent", "slave", "strictatime", "suid",
@@ -74,15 +75,8 @@ DEVICES: Final = {
 }  # fmt: skip
 """The device numbers that mean in the guest what they mean on the host."""
 
-_USER_NAMESPACE: Final = "user namespaces are not supported"
-_TIME_NAMESPACE: Final = "time namespaces are not supported"
-
 _REFUSED: Final[dict[tuple[str, ...], str]] = {
-    ("linux", "uidMappings"): _USER_NAMESPACE,
-    ("linux", "gidMappings"): _USER_NAMESPACE,
-    ("linux", "timeOffsets"): _TIME_NAMESPACE,
     ("linux", "intelRdt"): "Intel RDT is not supported",
-    ("linux", "personality"): "execution domains are not supported",
     ("linux", "memoryPolicy"): "NUMA policies are not supported",
     ("linux", "netDevices"): "moving network devices of the host is not supported",
     ("linux", "seccomp", "listenerPath"): "a process of the host cannot supervise system calls",
@@ -90,12 +84,6 @@ _REFUSED: Final[dict[tuple[str, ...], str]] = {
     ("vm",): "hypervisor, kernel and image are the administrator's choice, not the bundle's",
 }
 """Where anything but an empty value is refused, and why."""
-
-_REFUSED_OF_PROCESS: Final = {
-    "scheduler": "scheduling policies are not supported",
-    "ioPriority": "I/O priorities are not supported",
-    "execCPUAffinity": "CPU affinity of exec is not supported",
-}
 
 _NOT_IN_CGROUP_V2: Final = "cgroup v2, which the guest has, knows nothing like it"
 
@@ -114,6 +102,7 @@ _OTHER_PLATFORM: Final = "it is for another platform"
 
 _IGNORED: Final[dict[tuple[str, ...], str]] = {
     ("linux", "mountLabel"): "the guest has no SELinux",
+    ("linux", "personality", "flags"): "none is defined",
     ("linux", "resources", "memory", "kernel"): _NOT_IN_CGROUP_V2,
     ("linux", "resources", "memory", "kernelTCP"): _NOT_IN_CGROUP_V2,
     ("linux", "resources", "memory", "useHierarchy"): _NOT_IN_CGROUP_V2,
@@ -141,7 +130,6 @@ def config_refusals(config: object) -> Iterator[str]:
     for keys, reason in _REFUSED.items():
         if member(config, *keys):
             yield f"{json_path(*keys)}: {reason}"
-    yield from process_refusals(member(config, "process"))
     yield from _namespace_refusals(array(config, "linux", "namespaces"))
     yield from _mount_refusals(array(config, "mounts"))
     yield from _device_refusals(array(config, "linux", "devices"))
@@ -154,13 +142,6 @@ def ignored_on_v2(resources: object) -> Iterator[str]:
         for path, value in places(resources, *keys):
             if value:
                 yield f"linux.resources.{path}: ignored: cgroup v2 knows nothing like it"
-
-
-def process_refusals(process: object) -> Iterator[str]:
-    """What of a process object is refused."""
-    for key, reason in _REFUSED_OF_PROCESS.items():
-        if member(process, key):
-            yield f"{json_path('process', key)}: {reason}"
 
 
 def config_ignored(config: object) -> Iterator[str]:
@@ -203,11 +184,7 @@ def _namespace_refusals(namespaces: list[Any]) -> Iterator[str]:
     for index, namespace in enumerate(namespaces):
         kind = string(namespace, "type")
         listed.add(kind)
-        if kind == "user":
-            yield f"{json_path('linux', 'namespaces', index)}: {_USER_NAMESPACE}"
-        elif kind == "time":
-            yield f"{json_path('linux', 'namespaces', index)}: {_TIME_NAMESPACE}"
-        elif member(namespace, "path"):
+        if member(namespace, "path"):
             path = json_path("linux", "namespaces", index, "path")
             yield f"{path}: joining an existing {kind} namespace is not supported"
     for kind in PRIVATE_NAMESPACES:
@@ -218,12 +195,7 @@ def _namespace_refusals(namespaces: list[Any]) -> Iterator[str]:
 
 def _mount_refusals(mounts: list[Any]) -> Iterator[str]:
     for index, mount in enumerate(mounts):
-        for key in ("uidMappings", "gidMappings"):
-            if member(mount, key):
-                yield f"{json_path('mounts', index, key)}: id-mapped mounts are not supported"
         options = {option for _, option in strings(mount, "options")}
-        if {"idmap", "ridmap"} & options:
-            yield f"{json_path('mounts', index, 'options')}: id-mapped mounts are not supported"
         kind = member(mount, "type")
         if not {"bind", "rbind"} & options and (kind is None or isinstance(kind, str)):
             if not kind:

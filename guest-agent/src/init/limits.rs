@@ -3,17 +3,37 @@
 
 use nix::errno::Errno;
 use nix::libc::{self, c_int, c_ulong};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::Pid;
 use oci_spec::runtime::{
     IOPriorityClass, LinuxIOPriority, LinuxPersonality, LinuxPersonalityDomain, LinuxSchedulerFlag,
-    LinuxSchedulerPolicy, PosixRlimit, PosixRlimitType, Scheduler,
+    LinuxSchedulerPolicy, PosixRlimit, PosixRlimitType, Process, Scheduler,
 };
 
 use super::failure::{Context, Result};
+use crate::scheduling;
 
 /// ioprio_set(2): the priority's class is above these bits, and the target is one process.
 const IOPRIO_CLASS_SHIFT: c_int = 13;
 const IOPRIO_WHO_PROCESS: c_int = 1;
+
+/// The rlimits of a process: its own, or without any the container's.
+pub fn rlimits<'a>(process: &'a Process, container: Option<&'a Process>) -> &'a [PosixRlimit] {
+    let named = |process: &'a Process| process.rlimits().as_deref().filter(|limits| !limits.is_empty());
+    named(process).or_else(|| container.and_then(named)).unwrap_or_default()
+}
+
+/// Raises the hard limits to what is going to be set: in a user namespace of its own a process can only lower them.
+pub fn make_room(limits: &[PosixRlimit]) -> Result<()> {
+    limits.iter().try_for_each(|limit| {
+        let kind = resource(limit.typ());
+        let raise = || {
+            let (soft, hard) = getrlimit(kind)?;
+            setrlimit(kind, soft, hard.max(limit.hard()))
+        };
+        raise().context(|| format!("error setting rlimit {}", limit.typ()))
+    })
+}
 
 /// Sets the rlimits.
 pub fn set_rlimits(limits: &[PosixRlimit]) -> Result<()> {
@@ -95,6 +115,16 @@ fn scheduler_flag(flag: LinuxSchedulerFlag) -> u64 {
         LinuxSchedulerFlag::SchedFlagUtilClampMin => 0x20,
         LinuxSchedulerFlag::SchedFlagUtilClampMax => 0x40,
     }
+}
+
+/// Sets the CPUs that a further process is to run on in the end: its own, or else the container's (`execCPUAffinity`).
+pub fn set_final_affinity(process: &Process, container: Option<&Process>) -> Result<()> {
+    let itself = Pid::from_raw(0);
+    let affinity = scheduling::affinity(process, container);
+    let cpus = affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref());
+    cpus.map_or(Ok(()), |cpus| {
+        scheduling::set_affinity(itself, cpus).context(|| format!("error setting CPU affinity to {cpus}"))
+    })
 }
 
 /// Sets the priority of input and output.

@@ -16,6 +16,7 @@ mod mount_api;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod outside;
 mod procfs;
 mod program;
 pub mod protocol;
@@ -26,6 +27,7 @@ mod streams;
 mod sysctl;
 mod tree;
 mod user;
+pub mod user_namespace;
 
 use std::convert::Infallible;
 use std::io;
@@ -99,10 +101,9 @@ fn set_up(agent: &Agent, request: &Create, process: &Process) -> Result<()> {
     let procfs = Procfs::open()?;
     refuse_labels(process)?;
     set_oom_score(process.oom_score_adj(), &procfs)?;
-    namespaces::enter(spec.linux().as_ref(), &procfs)?;
+    use_power(spec, process)?;
+    namespaces::enter(spec, &procfs)?;
     continue_in_child(agent)?;
-    namespaces::set_names(spec)?;
-    sysctl::set(spec.linux().as_ref(), &procfs)?;
     let rootfs = Rootfs::build(spec, agent.descriptors())?;
     rootfs.enter(spec)?;
     if process.terminal().unwrap_or(false) {
@@ -117,7 +118,7 @@ fn set_up(agent: &Agent, request: &Create, process: &Process) -> Result<()> {
 fn join(agent: &Agent, request: &Exec, container: OwnedFd) -> Result<Infallible> {
     let Exec { process, spec, window } = request;
     join_container(agent, spec, process, container)
-        .and_then(|()| attach_streams(agent, process, *window))
+        .and_then(|()| attach_streams(agent, spec, process, *window))
         .context(|| "error during container init".into())?;
     Program::new(process, spec).prepare(agent.descriptors())?.execute()
 }
@@ -126,11 +127,25 @@ fn join_container(agent: &Agent, spec: &Spec, process: &Process, container: Owne
     refuse_labels(process)?;
     let container_score = || spec.process().as_ref().and_then(Process::oom_score_adj);
     set_oom_score(process.oom_score_adj().or_else(container_score), &Procfs::open()?)?;
-    namespaces::join(spec.linux().as_ref(), container)?;
+    limits::set_final_affinity(process, spec.process().as_ref())?;
+    use_power(spec, process)?;
+    namespaces::join_container(spec.linux().as_ref(), container)?;
     continue_in_child(agent)
 }
 
-fn attach_streams(agent: &Agent, process: &Process, window: Option<WindowSize>) -> Result<()> {
+/// Does what takes a power that a process loses with the entry into a user namespace.
+fn use_power(spec: &Spec, process: &Process) -> Result<()> {
+    let linux = spec.linux().as_ref();
+    if !user_namespace::is_listed(linux) {
+        return Ok(());
+    }
+    limits::make_room(limits::rlimits(process, spec.process().as_ref()))?;
+    let (user, group) = user_namespace::guest_root(linux)
+        .ok_or_else(|| Failure::invalid("linux: the container's root is not mapped"))?;
+    streams::give_to(user, Some(group))
+}
+
+fn attach_streams(agent: &Agent, spec: &Spec, process: &Process, window: Option<WindowSize>) -> Result<()> {
     let root = tree::open_in(
         AT_FDCWD,
         "/".as_ref(),
@@ -140,6 +155,9 @@ fn attach_streams(agent: &Agent, process: &Process, window: Option<WindowSize>) 
     let tree = Tree::new(root.context(|| "open /".into())?);
     if process.terminal().unwrap_or(false) {
         open_console(agent, &tree, process, window)?.take()
+    } else if user_namespace::is_listed(spec.linux().as_ref()) {
+        // The guest's null device is none that the container's root could change.
+        Ok(())
     } else {
         let null = devices::null_device(&tree).or_else(|_| devices::unshared_null_device())?;
         streams::replace_nulls(null.as_fd(), agent.descriptors())

@@ -9,6 +9,7 @@ use std::path::Path;
 use nix::NixPath;
 use nix::errno::Errno;
 use nix::libc::{self, c_int, c_uint, c_ulong};
+use nix::mount::MsFlags;
 use nix::unistd::read;
 
 /// Attributes of a mount, `MOUNT_ATTR_*`.
@@ -66,6 +67,13 @@ pub fn attach(mount: BorrowedFd, target: BorrowedFd) -> nix::Result<()> {
         )
     };
     Errno::result(result).map(drop)
+}
+
+/// Gives a mount, and without `MS_BIND` its file system, the flags of mount(2) and no others. Needs the guest's own /proc.
+pub fn remount(mount: BorrowedFd, flags: MsFlags, data: &str) -> nix::Result<()> {
+    let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
+    let (source, kind, data) = (None::<&str>, None::<&str>, Some(data).filter(|data| !data.is_empty()));
+    nix::mount::mount(source, path.as_str(), kind, flags | MsFlags::MS_REMOUNT, data)
 }
 
 /// Changes the attributes of a mount.

@@ -1,6 +1,7 @@
 //! The options of a mount: which of them are attributes, which go to the file system.
 
 use nix::libc::{self, c_ulong};
+use nix::mount::MsFlags;
 
 use super::mount_api::{Attributes, Depth};
 
@@ -25,6 +26,29 @@ pub struct MountOptions {
     pub remount: bool,
 }
 
+/// Flags that any file system knows: the kernel's names, and the flags of mount(2).
+const FILESYSTEM_FLAGS: &[(&str, c_ulong)] = &[
+    ("sync", libc::MS_SYNCHRONOUS),
+    ("async", 0),
+    ("dirsync", libc::MS_DIRSYNC),
+    ("mand", libc::MS_MANDLOCK),
+    ("nomand", 0),
+    ("lazytime", libc::MS_LAZYTIME),
+    ("nolazytime", 0),
+];
+
+/// The attributes that mount(2) has flags for.
+const ATTRIBUTE_FLAGS: &[(u64, c_ulong)] = &[
+    (libc::MOUNT_ATTR_RDONLY, libc::MS_RDONLY),
+    (libc::MOUNT_ATTR_NOSUID, libc::MS_NOSUID),
+    (libc::MOUNT_ATTR_NODEV, libc::MS_NODEV),
+    (libc::MOUNT_ATTR_NOEXEC, libc::MS_NOEXEC),
+    (libc::MOUNT_ATTR_NODIRATIME, libc::MS_NODIRATIME),
+    (libc::MOUNT_ATTR_NOSYMFOLLOW, libc::MS_NOSYMFOLLOW),
+    (libc::MOUNT_ATTR_NOATIME, libc::MS_NOATIME),
+    (libc::MOUNT_ATTR_STRICTATIME, libc::MS_STRICTATIME),
+];
+
 /// Options without a meaning here: they are the default, or only loosen a default that cannot be loosened.
 const WITHOUT_EFFECT: &[&str] = &["defaults", "silent", "loud", "acl", "noacl", "iversion", "noiversion"];
 
@@ -39,6 +63,20 @@ impl MountOptions {
     /// Whether the mount is to be read-only.
     pub fn read_only(&self) -> bool {
         self.attributes.set & libc::MOUNT_ATTR_RDONLY != 0
+    }
+
+    /// The options as flags of mount(2), for a remount.
+    pub fn remount_flags(&self) -> MsFlags {
+        let attributes = ATTRIBUTE_FLAGS
+            .iter()
+            .filter(|(attribute, _)| self.attributes.set & attribute != 0)
+            .map(|(_, flag)| *flag);
+        let filesystem = FILESYSTEM_FLAGS
+            .iter()
+            .filter(|(name, _)| self.flags.contains(name))
+            .map(|(_, flag)| *flag);
+        let bind = self.bind.map(|_| libc::MS_BIND);
+        MsFlags::from_bits_retain(attributes.chain(filesystem).chain(bind).fold(0, |all, flag| all | flag))
     }
 
     /// The value of an option of the file system.
@@ -130,8 +168,10 @@ pub fn root_propagation(name: &str) -> Option<(c_ulong, Depth)> {
 }
 
 fn filesystem_flag(option: &str) -> Option<&'static str> {
-    const FLAGS: &[&str] = &["sync", "async", "dirsync", "mand", "nomand", "lazytime", "nolazytime"];
-    FLAGS.iter().find(|flag| **flag == option).copied()
+    FILESYSTEM_FLAGS
+        .iter()
+        .map(|(name, _)| *name)
+        .find(|name| *name == option)
 }
 
 #[cfg(test)]
@@ -172,6 +212,14 @@ mod tests {
         assert_eq!(options.bind, Some(Depth::Recursive));
         assert!(!options.read_only());
         assert_eq!(options.recursive.set, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID);
+    }
+
+    #[test]
+    fn a_remount_has_the_flags_of_mount() {
+        let options = MountOptions::parse(["remount", "bind", "ro", "sync", "noatime", "suid"]);
+        let expected = libc::MS_BIND | libc::MS_RDONLY | libc::MS_SYNCHRONOUS | libc::MS_NOATIME;
+        assert!(options.remount);
+        assert_eq!(options.remount_flags().bits(), expected);
     }
 
     #[test]

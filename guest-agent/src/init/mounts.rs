@@ -6,6 +6,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::libc;
+use nix::mount::MsFlags;
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use oci_spec::runtime::Mount;
@@ -38,6 +39,9 @@ const REPLACEABLE_IN_PROC: &[&str] = &[
     "/proc/sys/kernel/ns_last_pid",
     "/proc/sys/crypto/fips_enabled",
 ];
+
+/// Types of file systems that begin empty.
+const HIDING: &[&str] = &["tmpfs", "mqueue"];
 
 /// Mounts that become read-only when all is set up, because something has still to be made in them.
 #[derive(Default)]
@@ -89,7 +93,7 @@ fn mount_one(tree: &Tree, mount: &Mount, deferred: &mut Deferred) -> Result<()> 
     }
     let options = options_of(mount);
     if options.remount {
-        return Err(Failure::invalid("the option remount is not supported"));
+        return remount(tree, mount, &options, deferred);
     }
     let (made, target) = match options.bind {
         Some(depth) => bind(tree, mount, depth)?,
@@ -97,6 +101,21 @@ fn mount_one(tree: &Tree, mount: &Mount, deferred: &mut Deferred) -> Result<()> 
     };
     attach(&made, &target)?;
     configure(made, mount, &options, deferred)
+}
+
+/// Changes what is mounted at the destination already: all of its attributes, also those that are not named, and without
+/// the option bind the options of its file system.
+fn remount(tree: &Tree, mount: &Mount, options: &MountOptions, deferred: &mut Deferred) -> Result<()> {
+    let mounted = tree.find_or_make(mount.destination(), Kind::Directory)?;
+    let mut flags = options.remount_flags();
+    let later = options.read_only() && is_filled_later(mount);
+    flags.set(MsFlags::MS_RDONLY, options.read_only() && !later);
+    mount_api::remount(mounted.as_fd(), flags, &options.data.join(",")).context(|| "remount".into())?;
+    set_propagation(mounted.as_fd(), options)?;
+    if later {
+        deferred.0.push(mounted);
+    }
+    Ok(())
 }
 
 /// A detached copy of the source, and where it goes.
@@ -112,7 +131,7 @@ fn bind(tree: &Tree, mount: &Mount, depth: Depth) -> Result<(OwnedFd, OwnedFd)> 
         Kind::File
     };
     let target = tree.find_or_make(mount.destination(), kind)?;
-    guard_proc(tree, &target, clone.as_fd())?;
+    guard(tree, &target, clone.as_fd(), "bind")?;
     Ok((clone, target))
 }
 
@@ -142,7 +161,7 @@ fn make_filesystem(tree: &Tree, mount: &Mount, options: &MountOptions) -> Result
         let covered = openat(&target, ".", flags, Mode::empty()).context(|| "open the directory to copy up".into())?;
         copy_directory(covered, made.as_fd()).context(|| "copy up".into())?;
     }
-    guard_proc(tree, &target, made.as_fd())?;
+    guard(tree, &target, made.as_fd(), kind)?;
     Ok((made, target))
 }
 
@@ -201,13 +220,20 @@ fn ordinary_directory(tree: &Tree, path: &Path, kind: &str) -> Result<OwnedFd> {
     }
 }
 
-/// Refuses a mount over /proc that is none of proc, and mounts inside of it but for a few files.
-fn guard_proc(tree: &Tree, target: &OwnedFd, mount: BorrowedFd) -> Result<()> {
+/// Refuses a mount over the root, one over /proc that is none of proc, and what could forge files inside of that.
+fn guard(tree: &Tree, target: &OwnedFd, mount: BorrowedFd, kind: &str) -> Result<()> {
     let target = tree.path_of(target.as_fd())?;
+    if target == Path::new("/") {
+        return Err(Failure::kernel("the container's root cannot be mounted over"));
+    }
     if !target.starts_with("/proc") {
         return Ok(());
     }
     if target != Path::new("/proc") {
+        // Empty ones only hide; runc knows no better.
+        if HIDING.contains(&kind) {
+            return Ok(());
+        }
         return match target.to_str() {
             Some(path) if REPLACEABLE_IN_PROC.contains(&path) => Ok(()),
             _ => Err(Failure::kernel(format!(
@@ -244,14 +270,17 @@ fn configure(made: OwnedFd, mount: &Mount, options: &MountOptions, deferred: &mu
     mount_api::set_attributes(made.as_fd(), attributes, Depth::One).context(|| "set the mount's attributes".into())?;
     mount_api::set_attributes(made.as_fd(), options.recursive, Depth::Recursive)
         .context(|| "set the mounts' attributes".into())?;
-    for (propagation, depth) in &options.propagations {
-        mount_api::set_propagation(made.as_fd(), *propagation, *depth)
-            .context(|| "set the mount's propagation".into())?;
-    }
+    set_propagation(made.as_fd(), options)?;
     if later {
         deferred.0.push(made);
     }
     Ok(())
+}
+
+fn set_propagation(mount: BorrowedFd, options: &MountOptions) -> Result<()> {
+    options.propagations.iter().try_for_each(|(propagation, depth)| {
+        mount_api::set_propagation(mount, *propagation, *depth).context(|| "set the mount's propagation".into())
+    })
 }
 
 fn is_filled_later(mount: &Mount) -> bool {

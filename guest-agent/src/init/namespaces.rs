@@ -1,9 +1,10 @@
 //! The namespaces of a container (runtime-spec: config-linux.md, "Namespaces").
 //!
-//! Listed user namespaces are refused. A listed network namespace is the guest's own: the virtual machine is what
-//! isolates the network, and its interfaces are already those of the container. Each container has a mount and a cgroup
-//! namespace, listed or not: what it would share without is the agent's mounts and its division of the guest, which are
-//! nothing of the host's and no business of a container.
+//! A listed network namespace is the guest's own: the virtual machine is what isolates the network, and its interfaces
+//! are already those of the container. Only together with a user namespace it is made, with the loopback interface up: the
+//! container's root has a right to /sys, and to the network's parameters, only where the network belongs to its user
+//! namespace. Each container has a mount and a cgroup namespace, listed or not: what it would share without is the agent's
+//! mounts and its division of the guest, which are nothing of the host's and no business of a container.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -16,46 +17,70 @@ use nix::unistd::sethostname;
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxTimeOffset, Spec};
 
 use super::failure::{Context, Result};
+use super::outside::Outside;
 use super::procfs::Procfs;
 use super::protocol::Failure;
+use super::{sysctl, user_namespace};
+use crate::loopback;
 
 const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
 
 /// The namespaces of every container.
 const ALWAYS: CloneFlags = CloneFlags::CLONE_NEWNS.union(CloneFlags::CLONE_NEWCGROUP);
 
-/// Enters the namespaces of a new container: joins those with a path, makes the others. A pid and a time namespace are
-/// those of the children only.
-pub fn enter(linux: Option<&Linux>, procfs: &Procfs) -> Result<()> {
-    let mut made = ALWAYS;
+/// Enters the namespaces of a new container: joins those with a path, makes the others, and sets what belongs to them. A
+/// pid and a time namespace are those of the children only.
+pub fn enter(spec: &Spec, procfs: &Procfs) -> Result<()> {
+    let linux = spec.linux().as_ref();
+    let mut made = own(linux);
     for namespace in listed(linux) {
-        let Some(flag) = flag(namespace.typ())? else { continue };
-        match namespace.path() {
-            Some(path) => {
-                join_path(flag, path)?;
-                made.remove(flag);
-            }
-            None => made |= flag,
+        if let Some(path) = namespace.path() {
+            let flag = flag(namespace.typ());
+            join_path(flag, path)?;
+            made.remove(flag);
         }
     }
+    match linux.filter(|_| made.contains(CloneFlags::CLONE_NEWUSER)) {
+        Some(linux) => {
+            // In a user namespace nobody may set the clocks, nor write to files of this process.
+            let pid = std::process::id();
+            let prepare = || Outside::prepare(|| set_time_offsets(Some(linux), pid, procfs));
+            let offsets = made.contains(NEW_TIME).then(prepare).transpose()?;
+            user_namespace::enter(linux, procfs)?;
+            make(made - CloneFlags::CLONE_NEWUSER)?;
+            offsets.map_or(Ok(()), Outside::finish)?;
+        }
+        None => {
+            make(made)?;
+            if made.contains(NEW_TIME) {
+                set_time_offsets(linux, std::process::id(), procfs)?;
+            }
+        }
+    }
+    set_names(spec)?;
+    sysctl::set(linux, procfs)
+}
+
+fn make(made: CloneFlags) -> Result<()> {
     unshare(made).context(|| format!("unshare {}", names(made)))?;
-    if made.contains(NEW_TIME) {
-        set_time_offsets(linux, procfs)?;
+    if made.contains(CloneFlags::CLONE_NEWNET) {
+        loopback::bring_up().context(|| "bring up lo".into())?;
     }
     Ok(())
 }
 
 /// Joins the namespaces of a running container, by the pidfd of its init.
-pub fn join(linux: Option<&Linux>, container: impl AsFd) -> Result<()> {
-    let mut flags = ALWAYS;
-    for namespace in listed(linux) {
-        flags |= flag(namespace.typ())?.unwrap_or(CloneFlags::empty());
+pub fn join_container(linux: Option<&Linux>, container: impl AsFd) -> Result<()> {
+    let namespaces = own(linux);
+    setns(container, namespaces).context(|| format!("setns {} of the container's init", names(namespaces)))?;
+    if namespaces.contains(CloneFlags::CLONE_NEWUSER) {
+        user_namespace::become_root()?;
     }
-    setns(container, flags).context(|| format!("setns {} of the container's init", names(flags)))
+    Ok(())
 }
 
 /// Sets the container's host and domain name, which needs an own uts namespace to leave the guest's alone.
-pub fn set_names(spec: &Spec) -> Result<()> {
+fn set_names(spec: &Spec) -> Result<()> {
     let own = listed(spec.linux().as_ref()).any(|namespace| namespace.typ() == LinuxNamespaceType::Uts);
     if let Some(name) = spec.hostname().as_deref().filter(|name| !name.is_empty()) {
         require(own, "hostname")?;
@@ -90,20 +115,28 @@ fn listed(linux: Option<&Linux>) -> impl Iterator<Item = &LinuxNamespace> {
         .flatten()
 }
 
-/// The kernel's flag of a type of namespace, none for those that are not the container's own.
-fn flag(kind: LinuxNamespaceType) -> Result<Option<CloneFlags>> {
-    Ok(Some(match kind {
+/// The namespaces that a container has of its own.
+fn own(linux: Option<&Linux>) -> CloneFlags {
+    let flags = listed(linux).fold(ALWAYS, |flags, namespace| flags | flag(namespace.typ()));
+    if flags.contains(CloneFlags::CLONE_NEWUSER) {
+        flags
+    } else {
+        flags - CloneFlags::CLONE_NEWNET
+    }
+}
+
+/// The kernel's flag of a type of namespace.
+fn flag(kind: LinuxNamespaceType) -> CloneFlags {
+    match kind {
         LinuxNamespaceType::Mount => CloneFlags::CLONE_NEWNS,
         LinuxNamespaceType::Cgroup => CloneFlags::CLONE_NEWCGROUP,
         LinuxNamespaceType::Uts => CloneFlags::CLONE_NEWUTS,
         LinuxNamespaceType::Ipc => CloneFlags::CLONE_NEWIPC,
         LinuxNamespaceType::Pid => CloneFlags::CLONE_NEWPID,
         LinuxNamespaceType::Time => NEW_TIME,
-        LinuxNamespaceType::Network => return Ok(None),
-        LinuxNamespaceType::User => {
-            return Err(Failure::invalid("linux.namespaces: user namespaces are not supported"));
-        }
-    }))
+        LinuxNamespaceType::Network => CloneFlags::CLONE_NEWNET,
+        LinuxNamespaceType::User => CloneFlags::CLONE_NEWUSER,
+    }
 }
 
 fn join_path(flag: CloneFlags, path: &Path) -> Result<()> {
@@ -118,7 +151,7 @@ fn join_path(flag: CloneFlags, path: &Path) -> Result<()> {
     setns(namespace, flag).context(|| format!("setns {} to {}", names(flag), path.display()))
 }
 
-fn set_time_offsets(linux: Option<&Linux>, procfs: &Procfs) -> Result<()> {
+fn set_time_offsets(linux: Option<&Linux>, pid: u32, procfs: &Procfs) -> Result<()> {
     let offsets = linux
         .and_then(|linux| linux.time_offsets().as_ref())
         .into_iter()
@@ -127,7 +160,7 @@ fn set_time_offsets(linux: Option<&Linux>, procfs: &Procfs) -> Result<()> {
     if lines.is_empty() {
         Ok(())
     } else {
-        procfs.write(&format!("{}/timens_offsets", std::process::id()), &lines)
+        procfs.write(&format!("{pid}/timens_offsets"), &lines)
     }
 }
 
@@ -146,6 +179,8 @@ fn names(flags: CloneFlags) -> String {
         (CloneFlags::CLONE_NEWUTS, "uts"),
         (CloneFlags::CLONE_NEWIPC, "ipc"),
         (CloneFlags::CLONE_NEWPID, "pid"),
+        (CloneFlags::CLONE_NEWNET, "network"),
+        (CloneFlags::CLONE_NEWUSER, "user"),
         (NEW_TIME, "time"),
     ];
     let names: Vec<&str> = names

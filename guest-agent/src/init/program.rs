@@ -76,7 +76,7 @@ impl<'a> Program<'a> {
         let filter = self.seccomp.map(Filter::compile).transpose()?;
         self.set_limits()?;
         let entered = enter_as_root(self.process.cwd())?;
-        streams::give_to(Uid::from_raw(user.uid()))?;
+        streams::give_to(Uid::from_raw(user.uid()), None)?;
         close_above(descriptors)?;
         let filter = load_unless(confined, filter)?;
         let capabilities = self.capabilities();
@@ -122,17 +122,12 @@ impl<'a> Program<'a> {
     }
 
     fn set_limits(&self) -> Result<()> {
-        self.process
-            .scheduler()
-            .as_ref()
+        self.inherited(|process| process.scheduler().as_ref())
             .map_or(Ok(()), limits::set_scheduler)?;
-        self.process
-            .io_priority()
-            .as_ref()
+        self.inherited(|process| process.io_priority().as_ref())
             .map_or(Ok(()), limits::set_io_priority)?;
         self.personality.map_or(Ok(()), limits::set_personality)?;
-        let rlimits = self.inherited(|process| process.rlimits().as_deref().filter(|limits| !limits.is_empty()));
-        limits::set_rlimits(rlimits.unwrap_or_default())
+        limits::set_rlimits(limits::rlimits(self.process, self.container))
             .context(|| "error during container init: error setting rlimits for ready process".into())
     }
 

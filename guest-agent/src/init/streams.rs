@@ -39,15 +39,16 @@ pub fn replace_all(terminal: BorrowedFd) -> Result<()> {
     STREAMS.iter().try_for_each(|stream| replace(*stream, terminal))
 }
 
-/// Gives the streams to the user, who may then open them anew by /dev/stdout and /proc/self/fd.
-pub fn give_to(user: Uid) -> Result<()> {
+/// Gives the streams to the user, and to the group if it is to change, who may then open them anew by /dev/stdout and
+/// /proc/self/fd.
+pub fn give_to(user: Uid, group: Option<Gid>) -> Result<()> {
     for stream in STREAMS {
         let file = borrow(stream);
         let status = fstat(file).context(|| format!("stat stream {stream}"))?;
         if status.st_uid == user.as_raw() || is_null(stream)? {
             continue;
         }
-        match fchown(file, Some(user), Some(Gid::from_raw(status.st_gid))) {
+        match fchown(file, Some(user), group.or(Some(Gid::from_raw(status.st_gid)))) {
             // A file system that is read-only or knows no owners: the stream works nevertheless.
             Ok(()) | Err(Errno::EINVAL | Errno::EPERM | Errno::EROFS) => {}
             failed => failed.context(|| format!("chown stream {stream}"))?,

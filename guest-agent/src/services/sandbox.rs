@@ -117,7 +117,8 @@ fn mount_share(tag: &str) -> Result<()> {
             tag.len()
         )));
     }
-    let flags = MsFlags::MS_NODEV;
+    // What is mounted below has these flags as well: a container is to have what its configuration says, as on runc.
+    let flags = MsFlags::empty();
     let share = || -> io::Result<()> {
         std::fs::create_dir_all(SHARE)?;
         Ok(mount(Some(tag), SHARE, Some("virtiofs"), flags, None::<&str>)?)

@@ -7,3 +7,4 @@ mod hostile;
 mod process;
 mod support;
 mod terminal;
+mod user_namespace;
