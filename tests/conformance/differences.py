@@ -1,0 +1,144 @@
+"""Where a runtime is known not to show what a case expects: what it shows instead, and why.
+
+A difference that no longer occurs fails its case, so that this list stays true. `scripts/conformance` writes it into
+SPECIFICATION.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+HOST = "this host: "
+"""How a reason begins that is the host's and not the runtime's."""
+
+NOT_YET = "not yet: "
+"""How a reason begins that is to go away."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What is seen in place of what a case expects, and the reason."""
+
+    seen: Any
+    why: str
+
+
+def because(why: str, **seen: Any) -> dict[str, Difference]:
+    """What several cases show for one reason; in their names `_` stands for `-`."""
+    return {name.replace("_", "-"): Difference(value, why) for name, value in seen.items()}
+
+
+def refused(why: str, text: str, *names: str) -> dict[str, Difference]:
+    """Cases whose container cannot be made; `text` says how the runtime puts it."""
+    return {name: Difference(f"refused: {text}" if text else "refused", why) for name in names}
+
+
+_OTHER = "OTHER nice=0 priority=0 flags=0"
+
+_LATER_THAN_RUNC = "runc 1.1 does not know the field, and so ignores it"
+_LATER_THAN_CRUN = "crun 1.8.1 does not know the field, and so ignores it"
+_NO_SYS_RESOURCE = HOST + "without CAP_SYS_RESOURCE no limit can be raised, and no OOM score lowered"
+_INIT = "unable to start container process: error during container init: "
+_RLIMIT = _INIT + "error setting rlimits for ready process: error setting rlimit type {}: operation not permitted"
+
+_UNSCHEDULED = {
+    "scheduler_batch": _OTHER,
+    "scheduler_idle": _OTHER,
+    "scheduler_fifo": _OTHER,
+    "scheduler_rr": _OTHER,
+    "scheduler_deadline": _OTHER,
+    "ioprio_best_effort": "none 0",
+    "ioprio_idle": "none 0",
+    "ioprio_real_time": "none 0",
+}
+
+RUNC = {
+    **because(_LATER_THAN_RUNC, **_UNSCHEDULED, personality_32="0", personality_32_machine="x86_64"),
+    **refused(_NO_SYS_RESOURCE, _RLIMIT.format(7), "rlimit-raised"),
+    **refused(_NO_SYS_RESOURCE, _RLIMIT.format(8), "rlimit-unlimited"),
+    **refused(_NO_SYS_RESOURCE, _RLIMIT.format(13), "rlimit-nice-raised"),
+    **refused(_NO_SYS_RESOURCE, _RLIMIT.format(14), "rlimit-rtprio-raised"),
+    **refused(
+        _NO_SYS_RESOURCE,
+        "unable to start container process: can't get final child's PID from pipe: EOF",
+        "oom-score-lowered",
+    ),
+    **refused(
+        "runc 1.1 hands the option on to the file system, which does not know it",
+        _INIT + 'error mounting "tmpfs" to rootfs at "/tmpfs/defaults": mount tmpfs:/tmpfs/defaults'
+        " (via /proc/self/fd/6), data: defaults: invalid argument",
+        "tmpfs-defaults",
+    ),
+    **because(
+        "runc 1.1 gives a tmpfs the mode of the directory that it covers even against its option",
+        twice_the_same=["2", "d 1777 0:0"],
+    ),
+    **refused(
+        "runc goes by the option `bind`, not by the type",
+        _INIT + 'error mounting "source" to rootfs at "/bind/by-type": stat source: no such file or directory',
+        "bind-by-type",
+    ),
+}
+
+CRUN = {
+    **because(_LATER_THAN_CRUN, **_UNSCHEDULED),
+    **refused(
+        _NO_SYS_RESOURCE,
+        "",
+        "rlimit-raised",
+        "rlimit-unlimited",
+        "rlimit-nice-raised",
+        "rlimit-rtprio-raised",
+        "oom-score-lowered",
+    ),
+    **because(
+        "crun 1.8.1 does not let a later option take back an earlier one",
+        tmpfs_ro_rw="ro,relatime",
+        tmpfs_nosuid_suid="rw,nosuid,relatime",
+        tmpfs_nodev_dev="rw,nodev,relatime",
+        tmpfs_noexec_exec="rw,noexec,relatime",
+        bind_ro_rw="ro,relatime",
+    ),
+    **refused("crun 1.8.1 hands the option on to the file system, which does not know it", "", "tmpfs-nosymfollow"),
+    **because("crun 1.8.1 does not know the option", bind_nosymfollow="rw,relatime", bind_nosymfollow_holds="ok"),
+    **because("crun gives a tmpfs the mode 1777, whatever it covers", tmpfs_covers=["d 1777 0:0", ""]),
+    **refused("crun takes the source as relative to where it is called, not to the bundle", "", "bind-by-type"),
+    **because("crun makes directories with the mode 1755", bind_makes_directories=["d 1755 0:0", "d 1755 0:0"]),
+    **because(
+        "crun 1.8.1 makes the mounts private when all are made",
+        propagation_shared="private",
+        propagation_rshared="private",
+        propagation_unbindable="private",
+        propagation_bind_shared="private",
+        propagation_bind_unbindable="private",
+    ),
+    **because("crun names the keyring by the container alone", session_keyring="ID"),
+    **because("crun sets HOME only for a user that the container knows", unknown_user_home="unset"),
+}
+
+_SCHEDULING = "config.json cannot be used: process.scheduler: scheduling policies are not supported"
+_IO_PRIORITY = "config.json cannot be used: process.ioPriority: I/O priorities are not supported"
+_PERSONALITY = "config.json cannot be used: linux.personality: execution domains are not supported"
+
+VRUNTIME = {
+    **refused(
+        NOT_YET + "scheduling policies", _SCHEDULING, *(f"scheduler-{kind}" for kind in ("batch", "idle", "fifo"))
+    ),
+    **refused(NOT_YET + "scheduling policies", _SCHEDULING, "scheduler-rr", "scheduler-deadline"),
+    **refused(NOT_YET + "I/O priorities", _IO_PRIORITY, "ioprio-best-effort", "ioprio-idle", "ioprio-real-time"),
+    **refused(NOT_YET + "execution domains", _PERSONALITY, "personality-32", "personality-32-machine"),
+    **because(
+        "what comes from the host is mounted nodev: no node there can be a device of the guest",
+        bind_dev="rw,nodev,relatime",
+    ),
+    **because(NOT_YET + "a keyring of its own", session_keyring="_uid_ses.0"),
+}
+
+DIFFERENCES: Mapping[str, Mapping[str, Difference]] = {"runc": RUNC, "crun": CRUN, "vruntime": VRUNTIME}
+
+
+def difference(runtime: str, name: str) -> Difference | None:
+    """What is known of a case on a runtime, if it differs there."""
+    return DIFFERENCES[runtime].get(name)
