@@ -248,12 +248,22 @@ def _request(
         "config": config.for_guest(f"{base}/rootfs", sources).decode(),
         "readonly": config.readonly,
         "binds": [dict(bind.__dict__) for bind in binds],
-        "destinations": [
-            (mount.destination, not mount.is_bind or os.path.isdir(mount.source)) for mount in config.mounts
-        ],
+        "destinations": _made_in_root(config),
         "names": list(caller.fds),
         "shim": caller.identity,
     }
+
+
+def _made_in_root(config: OciConfig) -> list[tuple[str, bool]]:
+    """What is made in the root filesystem where it is missing, each with whether it is a directory.
+
+    Mount points, and the working directory unless it is in a mount.
+    """
+    made = [(mount.destination, not mount.is_bind or os.path.isdir(mount.source)) for mount in config.mounts]
+    cwd = config.process.cwd
+    if not any(f"{cwd}/".startswith(f"{mount.destination.rstrip('/')}/") for mount in config.mounts):
+        made.append((cwd, True))
+    return made
 
 
 def _milliseconds(since: float) -> float:

@@ -64,8 +64,9 @@ class Share:
     ) -> Mapping[int, str]:
         """Binds a container's rootfs and mounts; gives the path in the guest of each bind's source, by its index.
 
-        `destinations` are the mount points of config.json, each with whether it is a directory: in a read-only
-        rootfs, where the guest cannot, those that are missing are made here, as runc makes them.
+        `destinations` are the mount points of config.json and the working directory, each with whether it is a
+        directory: in a read-only rootfs, where the guest cannot, those that are missing are made here, as runc makes
+        them.
         """
         base = self._build / container_id
         mounts = base / "mounts"
