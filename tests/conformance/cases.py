@@ -16,6 +16,8 @@ from runtimes import Bundles, Edit, Runtime
 
 PROBE = "/bin/probe"
 FOREVER = ("sleep", "1000")
+REFUSED = "refused"
+"""What must be seen where each runtime has its own words for it."""
 
 Config = dict[str, Any]
 Shown = dict[str, Any]
@@ -166,11 +168,12 @@ class Inside(Group):
         (bundle / "rootfs/questions").write_text("\n".join(questions) + "\n")
         if self._prepare is not None:
             self._prepare(bundle)
-        result = caller.runtime("run", "--bundle", str(bundle), caller.runtime.new_id(), check=False)
+        # Not /dev/null as standard input: where root is mapped, a runtime may give it to that user.
+        result = caller.runtime("run", "--bundle", str(bundle), caller.runtime.new_id(), input=b"", check=False)
         answers = {question: caller.plain(answer) for question, answer in answers_in(result.stdout).items()}
         if result.returncode or set(answers) != set(questions):
             refused = outcome(caller.name, f"refused: {caller.plain(said(result))}")
-            return {row.name: refused for row in rows}
+            return {row.name: REFUSED if row.expected == REFUSED else refused for row in rows}
         return {row.name: row.read(*(answers[question] for question in row.questions)) for row in rows}
 
 

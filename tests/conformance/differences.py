@@ -55,7 +55,29 @@ _UNSCHEDULED = {
 }
 
 RUNC = {
-    **because(_LATER_THAN_RUNC, **_UNSCHEDULED, personality_32="0", personality_32_machine="x86_64"),
+    **because(
+        _LATER_THAN_RUNC, **_UNSCHEDULED, personality_32="0", personality_32_machine="x86_64", domainname="(none)"
+    ),
+    **refused(
+        "runc 1.1 does not know time namespaces",
+        'namespace {"time" ""} does not exist',
+        "time-namespace",
+        "time-namespace-boottime",
+        "time-namespace-plain",
+    ),
+    **refused(
+        HOST + "cgroup v1 cannot take one device out of a wildcard",
+        _INIT + "error setting cgroup config for procHooks process: unable to remove 'allow' exception: requested rule "
+        "[{99 10 229} rwm] not supported by devices cgroupv1 (cannot punch hole in existing wildcard rule "
+        "[{99 10 -1} rwm])",
+        "rule-hole-in-a-wildcard",
+    ),
+    **because("runc 1.1 does not give the root itself the propagation `shared`", root_propagation_shared="private"),
+    **refused(
+        "runc 1.1 makes the root unbindable before it has to bind it",
+        _INIT + "error preparing rootfs: mount BUNDLE/rootfs:BUNDLE/rootfs, flags: 0x5000: invalid argument",
+        "root-propagation-unbindable",
+    ),
     **refused(_NO_SYS_RESOURCE, _RLIMIT.format(7), "rlimit-raised"),
     **refused(_NO_SYS_RESOURCE, _RLIMIT.format(8), "rlimit-unlimited"),
     **refused(_NO_SYS_RESOURCE, _RLIMIT.format(13), "rlimit-nice-raised"),
@@ -114,12 +136,35 @@ CRUN = {
         propagation_bind_shared="private",
         propagation_bind_unbindable="private",
     ),
+    **refused(
+        "crun 1.8.1 does not know time namespaces",
+        "",
+        "time-namespace",
+        "time-namespace-boottime",
+        "time-namespace-plain",
+    ),
+    **because("crun makes the link whether or not the kernel has what it points to", device_link_core="/proc/kcore"),
+    **because("crun does not allow net/tun by default", rule_tun_by_default=["ok", "EPERM"]),
+    **because(HOST + "cgroup v1 cannot take one device out of a wildcard", rule_hole_in_a_wildcard=["ok", "ok"]),
+    **because("crun restricts no device where no rule is given", rule_none_at_all=["ok", "ok"]),
     **because("crun names the keyring by the container alone", session_keyring="ID"),
     **because("crun sets HOME only for a user that the container knows", unknown_user_home="unset"),
 }
 
 _SCHEDULING = "config.json cannot be used: process.scheduler: scheduling policies are not supported"
 _IO_PRIORITY = "config.json cannot be used: process.ioPriority: I/O priorities are not supported"
+_USER = (
+    "config.json cannot be used: linux.uidMappings: user namespaces are not supported; linux.gidMappings: "
+    "user namespaces are not supported; linux.namespaces[5]: user namespaces are not supported"
+)
+_TIME = "linux.namespaces[5]: time namespaces are not supported"
+_DEVICE = (
+    "config.json cannot be used: linux.devices[0]: a device of the host cannot be given to the guest (it has its own "
+    "null, zero, full, random, urandom, tty, ptmx, net/tun, fuse)"
+)
+_NO_NAMESPACE = (
+    "config.json cannot be used: linux.namespaces: no {} namespace is listed, and the host's cannot be shared"
+)
 _PERSONALITY = "config.json cannot be used: linux.personality: execution domains are not supported"
 
 VRUNTIME = {
@@ -134,6 +179,51 @@ VRUNTIME = {
         bind_dev="rw,nodev,relatime",
     ),
     **because(NOT_YET + "a keyring of its own", session_keyring="_uid_ses.0"),
+    **refused(
+        NOT_YET + "a device outside of /dev, where the root is the host's",
+        "error during container init: error creating device nodes: mknod /elsewhere/zero: bind the guest's device: "
+        "no such file or directory",
+        "device-outside-dev",
+    ),
+    **refused("a device of the host is not in the guest", _DEVICE, "device-block", "device-of-the-host"),
+    **because("net/tun is no default device, as since runc 1.2", rule_tun_by_default=["ok", "EPERM"]),
+    **because("a node in the shared root would be a device of the host", mknod_in_the_root="EPERM"),
+    **because("each container has a cgroup namespace", cgroup_namespace_absent="at the root"),
+    **because("the guest has a name of its own", uts_namespace_absent="vruntime", hostname_absent="vruntime"),
+    **refused("the host's namespaces are not the guest's", _NO_NAMESPACE.format("network"), "network-namespace-absent"),
+    **refused("the host's namespaces are not the guest's", _NO_NAMESPACE.format("ipc"), "ipc-namespace-absent"),
+    **refused("the host's namespaces are not the guest's", _NO_NAMESPACE.format("pid"), "pid-namespace-absent"),
+    **refused(
+        "the host's namespaces are not the guest's",
+        "config.json cannot be used: linux.namespaces[1].path: joining an existing network namespace is not supported",
+        "network-namespace-by-path",
+    ),
+    **refused(
+        NOT_YET + "user namespaces",
+        _USER,
+        "user-namespace-uids",
+        "user-namespace-gids",
+        "user-namespace-setgroups",
+        "user-namespace-uid",
+        "user-namespace-strangers",
+        "user-namespace-tmpfs",
+        "user-namespace-null",
+        "user-namespace-root-is-not-its-own",
+        "user-namespace-two-ranges",
+        "user-namespace-as-a-user",
+    ),
+    **refused(
+        NOT_YET + "time namespaces",
+        f"config.json cannot be used: linux.timeOffsets: time namespaces are not supported; {_TIME}",
+        "time-namespace",
+        "time-namespace-boottime",
+    ),
+    **refused(NOT_YET + "time namespaces", f"config.json cannot be used: {_TIME}", "time-namespace-plain"),
+    **because("what is mounted below a read-only path is read-only too", readonly_with_a_mount_below=["EROFS"] * 2),
+    **because(
+        "a mount point in a read-only root is made before the guest sees it, and a tmpfs has the mode of what it covers",
+        root_readonly_mounts_are_made="d 755 0:0",
+    ),
 }
 
 DIFFERENCES: Mapping[str, Mapping[str, Difference]] = {"runc": RUNC, "crun": CRUN, "vruntime": VRUNTIME}
