@@ -9,10 +9,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from differences import difference
-from runtimes import Bundles, Edit, Runtime
+from runtimes import DEADLINE, Bundles, Edit, Runtime
 
 PROBE = "/bin/probe"
 FOREVER = ("sleep", "1000")
@@ -82,7 +83,13 @@ class Caller:
 
     def told(self, *arguments: str, **options: Any) -> str:
         """What a command comes to, as `exit 0: standard output` or `exit 1: the error`."""
-        result = self.runtime(*arguments, check=False, **options)
+        # Not into pipes: a container that is created inherits its streams.
+        with TemporaryFile() as out, TemporaryFile() as err:
+            command = self.runtime.command(*arguments)
+            options = {"stdin": subprocess.DEVNULL, "timeout": DEADLINE} | options
+            code = subprocess.run(command, stdout=out, stderr=err, **options).returncode
+            out.seek(0), err.seek(0)
+            result = subprocess.CompletedProcess(command, code, out.read(), err.read())
         text = self.plain(result.stdout.decode().strip() if result.returncode == 0 else said(result))
         return outcome(self.name, f"exit {result.returncode}: {text}")
 

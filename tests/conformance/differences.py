@@ -55,6 +55,7 @@ _UNSCHEDULED = {
 }
 
 RUNC = {
+    **because("runc 1.1 crashes", config_null="exit 2"),
     **because(
         _LATER_THAN_RUNC, **_UNSCHEDULED, personality_32="0", personality_32_machine="x86_64", domainname="(none)"
     ),
@@ -71,6 +72,27 @@ RUNC = {
         "[{99 10 229} rwm] not supported by devices cgroupv1 (cannot punch hole in existing wildcard rule "
         "[{99 10 -1} rwm])",
         "rule-hole-in-a-wildcard",
+    ),
+    **because("runc 1.1 does not know the field, and so ignores it", cgroup_cpu_burst="0", cgroup_cpu_idle="0"),
+    **refused(
+        HOST + "cgroup v1, and its hierarchy hugetlb is not mounted",
+        _INIT + "error setting cgroup config for procHooks process: cannot set hugetlb limit: container could not join "
+        "or create cgroup",
+        "cgroup-hugetlb",
+    ),
+    **refused(
+        HOST + "cgroup v1, which has no unified hierarchy",
+        "invalid configuration: cannot use unified on cgroup v1",
+        "cgroup-unified-memory-high",
+        "cgroup-unified-cpu-weight",
+        "cgroup-unified-overrules",
+    ),
+    **refused(
+        "runc 1.1 supports no flags of filters",
+        "seccomp flags are not yet supported by runc",
+        "seccomp-flag-log",
+        "seccomp-flag-spec-allow",
+        "seccomp-flag-tsync",
     ),
     **because("runc 1.1 does not give the root itself the propagation `shared`", root_propagation_shared="private"),
     **refused(
@@ -104,7 +126,58 @@ RUNC = {
     ),
 }
 
+_CRUN_EXIT = "crun has exit codes of its own"
+
+
+def _crun_state(status: str) -> dict[str, Any]:
+    return {
+        "id": "ID",
+        "pid": 0 if status == "stopped" else "of a process",
+        "status": status,
+        "bundle": "BUNDLE",
+        "rootfs": "rootfs",
+        "created": "a time",
+        "systemd-scope": "",
+        "owner": "root",
+        "annotations": {"com.example.key": "value"},
+    }
+
+
 CRUN = {
+    **because(
+        "crun gives the root as it is written, the owner's name, and a scope of systemd",
+        state_created=_crun_state("created"),
+        state_running=_crun_state("running"),
+        state_paused=_crun_state("paused"),
+        state_resumed=_crun_state("running"),
+        state_stopped=_crun_state("stopped"),
+    ),
+    **because(
+        "crun does not mind",
+        resume_unpaused="exit 0: ",
+        kill_unknown_signal="exit 0: ",
+        pause_twice="exit 0: ",
+        update_stopped="exit 0: ",
+        root_a_link="exit 0",
+        id_with_space="exit 0: ",
+        id_with_newline="exit 0: ",
+    ),
+    **because(
+        _CRUN_EXIT,
+        exec_paused="exit 1",
+        exec_stopped="exit 1",
+        exec_unknown_id="exit 1",
+        ps_unknown_id="exit 253",
+        unknown_flag="exit 64",
+        unknown_command="exit 1",
+    ),
+    **because(
+        "crun has layouts of its own",
+        list_table=["NAME PID STATUS BUNDLE PATH CREATED OWNER", "ID running BUNDLE root"],
+        list_empty="exit 0: [\n\n]",
+    ),
+    **because("crun 1.8.1 has no such command", features_hooks="exit 1", features_mount_options="exit 1"),
+    **because("crun 1.8.1 has no such command", features_no_such="exit 1"),
     **because(_LATER_THAN_CRUN, **_UNSCHEDULED),
     **refused(
         _NO_SYS_RESOURCE,
@@ -147,6 +220,18 @@ CRUN = {
     **because("crun does not allow net/tun by default", rule_tun_by_default=["ok", "EPERM"]),
     **because(HOST + "cgroup v1 cannot take one device out of a wildcard", rule_hole_in_a_wildcard=["ok", "ok"]),
     **because("crun restricts no device where no rule is given", rule_none_at_all=["ok", "ok"]),
+    **refused("crun 1.8.1 knows no -1 for unlimited", "", "cgroup-cpu-unlimited", "cgroup-pids-unlimited"),
+    **because("crun mounts cgroup v1 writable", cgroup_is_read_only="ok"),
+    **because(_LATER_THAN_CRUN, cgroup_cpu_burst="0"),
+    **refused(HOST + "the block I/O controller has no weights", "", "cgroup-io-weight"),
+    **refused(HOST + "cgroup v1, and its hierarchy hugetlb is not mounted", "", "cgroup-hugetlb"),
+    **refused(
+        HOST + "cgroup v1, which has no unified hierarchy",
+        "",
+        "cgroup-unified-memory-high",
+        "cgroup-unified-cpu-weight",
+        "cgroup-unified-overrules",
+    ),
     **because("crun names the keyring by the container alone", session_keyring="ID"),
     **because("crun sets HOME only for a user that the container knows", unknown_user_home="unset"),
 }
@@ -168,6 +253,19 @@ _NO_NAMESPACE = (
 _PERSONALITY = "config.json cannot be used: linux.personality: execution domains are not supported"
 
 VRUNTIME = {
+    **because(
+        "usage errors have click's layout and exit code",
+        list_unknown_format="exit 1: Error: Invalid value for '-f' / '--format': 'yaml' is not one of 'table', 'json'.",
+        ps_unknown_format="exit 1: Error: Invalid value for '-f' / '--format': 'yaml' is not one of 'table', 'json'.",
+        unknown_command="exit 1",
+    ),
+    **because(NOT_YET + "exec's flag --ignore-paused", exec_paused="exit 255: cannot exec in a paused container"),
+    **because(
+        "an error says what to do",
+        config_missing="exit 1: JSON specification file config.json not found (looked in BUNDLE; --bundle names "
+        "another directory)",
+    ),
+    **because(NOT_YET + "hooks", features_hooks=[]),
     **refused(
         NOT_YET + "scheduling policies", _SCHEDULING, *(f"scheduler-{kind}" for kind in ("batch", "idle", "fifo"))
     ),

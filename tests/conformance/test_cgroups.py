@@ -36,23 +36,28 @@ def unchanged(config: Config) -> None:
     """Nothing is asked for."""
 
 
+MEMORY_V1, SOFT_V1, SWAP_V1 = (f"memory/memory.{name}_in_bytes" for name in ("limit", "soft_limit", "memsw.limit"))
+MOST_V1 = "9223372036854771712"
+M32, M64, M96 = (32 * MEBIBYTE, 64 * MEBIBYTE, 96 * MEBIBYTE)
+
+
 GROUPS = (
     Inside(
         "limits",
         cgroup(
             "memory-limit",
-            limit("memory", limit=64 * MEBIBYTE),
+            limit("memory", limit=M64),
             "memory.max",
             "67108864",
-            "memory/memory.limit_in_bytes",
+            MEMORY_V1,
             "67108864",
         ),
         cgroup(
             "memory-reservation",
-            limit("memory", reservation=32 * MEBIBYTE),
+            limit("memory", reservation=M32),
             "memory.low",
             "33554432",
-            "memory/memory.soft_limit_in_bytes",
+            SOFT_V1,
             "33554432",
         ),
         cgroup("cpu-shares", limit("cpu", shares=512), "cpu.weight", "20", "cpu/cpu.shares", "512"),
@@ -76,8 +81,8 @@ GROUPS = (
             limit("memory", limit=-1),
             "memory.max",
             "max",
-            "memory/memory.limit_in_bytes",
-            "9223372036854771712",
+            MEMORY_V1,
+            MOST_V1,
         ),
         cgroup("cpu-unlimited", limit("cpu", quota=-1), "cpu.max", "max 100000", "cpu/cpu.cfs_quota_us", "-1"),
         cgroup("cpu-shares-least", limit("cpu", shares=2), "cpu.weight", "1", "cpu/cpu.shares", "2"),
@@ -85,7 +90,7 @@ GROUPS = (
     ),
     Inside(
         "defaults",
-        cgroup("memory-default", unchanged, "memory.max", "max", "memory/memory.limit_in_bytes", "9223372036854771712"),
+        cgroup("memory-default", unchanged, "memory.max", "max", MEMORY_V1, MOST_V1),
         cgroup("cpu-default", unchanged, "cpu.weight", "100", "cpu/cpu.shares", "1024"),
         cgroup("pids-default", unchanged, "pids.max", "max", "pids/pids.max", "max"),
         cgroup(
@@ -93,10 +98,10 @@ GROUPS = (
             unchanged,
             "memory.low",
             "0",
-            "memory/memory.soft_limit_in_bytes",
-            "9223372036854771712",
+            SOFT_V1,
+            MOST_V1,
         ),
-        Question("cgroup-is-read-only", "EROFS", "make /sys/fs/cgroup/made", on_cgroup_v1="EROFS"),
+        Question("cgroup-is-read-only", "EROFS", "make /sys/fs/cgroup/made", on_cgroup_v1="EACCES"),
     ),
     Inside(
         "most",
@@ -117,10 +122,10 @@ GROUPS = (
         "swap",
         cgroup(
             "memory-swap",
-            limit("memory", limit=64 * MEBIBYTE, swap=96 * MEBIBYTE),
+            limit("memory", limit=M64, swap=M96),
             "memory.swap.max",
             "33554432",
-            "memory/memory.memsw.limit_in_bytes",
+            SWAP_V1,
             "100663296",
         ),
     ),
@@ -128,10 +133,10 @@ GROUPS = (
         "no swap",
         cgroup(
             "memory-swap-none",
-            limit("memory", limit=64 * MEBIBYTE, swap=64 * MEBIBYTE),
+            limit("memory", limit=M64, swap=M64),
             "memory.swap.max",
             "0",
-            "memory/memory.memsw.limit_in_bytes",
+            SWAP_V1,
             "67108864",
         ),
     ),
@@ -152,8 +157,8 @@ GROUPS = (
     ),
     Inside(
         "unified",
-        cgroup("unified-memory-high", resources(unified={"memory.high": "50331648"}), "memory.high", "50331648"),
-        cgroup("unified-cpu-weight", resources(unified={"cpu.weight": "77"}), "cpu.weight", "77"),
+        cgroup("unified-memory-high", limit("unified", **{"memory.high": "50331648"}), "memory.high", "50331648"),
+        cgroup("unified-cpu-weight", limit("unified", **{"cpu.weight": "77"}), "cpu.weight", "77"),
     ),
     Inside(
         "unified over",
@@ -185,11 +190,11 @@ GROUPS = (
     ),
     Inside(
         "swap without a limit",
-        Question("cgroup-swap-without-limit", "refused", "cwd", limit("memory", swap=96 * MEBIBYTE)),
+        Question("cgroup-swap-without-limit", "refused", "cwd", limit("memory", swap=M96)),
     ),
     Inside(
         "less swap than memory",
-        Question("cgroup-swap-below-limit", "refused", "cwd", limit("memory", limit=64 * MEBIBYTE, swap=32 * MEBIBYTE)),
+        Question("cgroup-swap-below-limit", "refused", "cwd", limit("memory", limit=M64, swap=M32)),
     ),
     Inside("CPUs that are not there", Question("cgroup-cpus-missing", "refused", "cwd", limit("cpu", cpus="900"))),
     Inside(
