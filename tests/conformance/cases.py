@@ -74,6 +74,8 @@ class Caller:
     probe: Path
     id: str = ""
     """The running container of a group that has one."""
+    rootfs: Path = Path()
+    """Its root filesystem."""
 
     def bundle(self, *args: str, edit: Edit = unchanged, terminal: bool = False) -> Path:
         """A bundle of busybox and the probe."""
@@ -92,6 +94,15 @@ class Caller:
             result = subprocess.CompletedProcess(command, code, out.read(), err.read())
         text = self.plain(result.stdout.decode().strip() if result.returncode == 0 else said(result))
         return outcome(self.name, f"exit {result.returncode}: {text}")
+
+    def ask(self, *arguments: str, flags: tuple[str, ...] = ()) -> Any:
+        """What a process that `exec` starts with these flags answers to the questions."""
+        result = self.runtime("exec", *flags, self.id, PROBE, "--ask", *arguments, check=False)
+        if result.returncode:
+            return outcome(self.name, f"exit {result.returncode}: {self.plain(said(result))}")
+        answers = answers_in(result.stdout)
+        seen = [self.plain(answers[question]) for question in arguments]
+        return seen[0] if len(seen) == 1 else seen
 
     def run(self, bundle: Path, *flags: str) -> str:
         """What `run` of a bundle comes to."""
@@ -192,15 +203,30 @@ def is_refused(shown: Any) -> bool:
 
 def answers_in(output: bytes) -> dict[str, str]:
     """The probe's answers, by question."""
-    lines = (line for line in output.decode(errors="surrogateescape").splitlines() if line.startswith('["'))
-    return dict(map(json.loads, lines))
+    return dict(map(json.loads, re.findall(r'\["[^"].*"\]', output.decode(errors="surrogateescape"))))
 
 
 class Alive(Group):
     """Calls on one container that runs while they are made."""
 
+    def __init__(
+        self,
+        name: str,
+        *rows: Call,
+        edit: Edit = unchanged,
+        prepare: Callable[[Path], None] | None = None,
+        args: tuple[str, ...] = FOREVER,
+    ) -> None:
+        super().__init__(name, *rows, edit=edit)
+        self._prepare = prepare
+        self._args = args
+
     def look(self, caller: Caller) -> Shown:
-        caller.id = caller.runtime.start(caller.bundle(*FOREVER, edit=self._edit))
+        bundle = caller.bundle(*self._args, edit=self._edit)
+        if self._prepare is not None:
+            self._prepare(bundle)
+        caller.rootfs = bundle / "rootfs"
+        caller.id = caller.runtime.start(bundle)
         return {row.name: tried(row.do, caller) for row in self.rows}
 
 

@@ -55,6 +55,12 @@ _UNSCHEDULED = {
 }
 
 RUNC = {
+    **because(
+        "runc's exec does not heed `umask`",
+        exec_umask="0022",
+        exec_process_file_user=["1000 1000 1000 1000", "100 100 100 100", "5 6", "0022"],
+    ),
+    **because("runc's exec keeps the container's score", exec_process_file_oom="500"),
     **because("runc 1.1 crashes", config_null="exit 2"),
     **because(
         _LATER_THAN_RUNC, **_UNSCHEDULED, personality_32="0", personality_32_machine="x86_64", domainname="(none)"
@@ -126,6 +132,7 @@ RUNC = {
     ),
 }
 
+_CRUN_LISTS = ("id", "pid", "status", "bundle", "created", "owner")
 _CRUN_EXIT = "crun has exit codes of its own"
 
 
@@ -160,7 +167,6 @@ CRUN = {
         update_stopped="exit 0: ",
         root_a_link="exit 0",
         id_with_space="exit 0: ",
-        id_with_newline="exit 0: ",
     ),
     **because(
         _CRUN_EXIT,
@@ -175,6 +181,37 @@ CRUN = {
         "crun has layouts of its own",
         list_table=["NAME PID STATUS BUNDLE PATH CREATED OWNER", "ID running BUNDLE root"],
         list_empty="exit 0: [\n\n]",
+        list_json=[{key: value for key, value in _crun_state("running").items() if key in _CRUN_LISTS}],
+        ps_table=[["PID"], [""]],
+    ),
+    **because(
+        "crun's exec goes by its flags alone: of the container's process it takes the environment",
+        exec_groups="",
+        exec_cwd="/",
+        exec_umask="0022",
+        exec_rlimit="20000 20000",
+        exec_oom_score_adj="0",
+        exec_capabilities_added=["0000000000002001"] * 2,
+        exec_capabilities_of_a_user=["0000000000000000", "0000000000002000"],
+        exec_capability_unknown="0000000000000000",
+        exec_process_file_oom="0",
+    ),
+    **because("crun's exec makes no session", exec_ids=["ppid=0", "leader=0"]),
+    **because("crun sets HOME only for a user that the container knows", exec_user_unknown_home="unset"),
+    **because("crun 1.8.1 has no such flag", exec_additional_gids="exit 64"),
+    **because(
+        _CRUN_EXIT,
+        exec_no_program="exit 1",
+        exec_user_name="exit 1",
+        exec_process_file_missing="exit 1",
+        update_unknown_flag="exit 64",
+    ),
+    **because("crun knows signals in capitals alone", kill_in_lower_case="exit 0, but nothing came"),
+    **because("crun's update takes bytes, and no -1 for the number of processes", update_pids_unlimited="exit 1"),
+    **because(
+        "crun's update takes bytes, and no -1 for the number of processes",
+        update_memory="exit 1",
+        update_reservation="exit 1",
     ),
     **because("crun 1.8.1 has no such command", features_hooks="exit 1", features_mount_options="exit 1"),
     **because("crun 1.8.1 has no such command", features_no_such="exit 1"),
@@ -252,7 +289,16 @@ _NO_NAMESPACE = (
 )
 _PERSONALITY = "config.json cannot be used: linux.personality: execution domains are not supported"
 
+_NO_PROGRAM = "unable to start container process: exec: "
+
 VRUNTIME = {
+    **because(
+        "a caller can tell them apart from the program's own codes",
+        exec_program_missing=f'exit 127: {_NO_PROGRAM}"none": executable file not found in $PATH',
+        exec_program_missing_absolute=f'exit 127: {_NO_PROGRAM}"/none": stat /none: no such file or directory',
+        exec_program_not_executable=f'exit 126: {_NO_PROGRAM}"/etc/passwd": permission denied',
+        exec_program_a_directory="exit 126",
+    ),
     **because(
         "usage errors have click's layout and exit code",
         list_unknown_format="exit 1: Error: Invalid value for '-f' / '--format': 'yaml' is not one of 'table', 'json'.",

@@ -197,10 +197,13 @@ static void ask_open_files(char **words) {
             say("%s%d", count++ ? " " : "", i);
 }
 
-/* Rows and columns of the terminal at standard input. */
+/* Rows and columns of the terminal at standard input, once whoever started this has set them. */
 static void ask_terminal(char **words) {
     struct winsize size;
-    if (ioctl(0, TIOCGWINSZ, &size))
+    int failed;
+    for (int i = 0; !(failed = ioctl(0, TIOCGWINSZ, &size)) && !size.ws_row && i < 300; i++)
+        usleep(10000);
+    if (failed)
         say_outcome(1);
     else
         say("%d rows, %d columns", size.ws_row, size.ws_col);
@@ -419,6 +422,11 @@ static void ask_exec(char **words) {
     say_fate(pid);
 }
 
+/* raise NUMBER: what ends this process, unless the signal is ignored. */
+static void ask_raise(char **words) {
+    say_outcome(raise(atoi(words[1])));
+}
+
 static const struct {
     const char *name;
     void (*answer)(char **words);
@@ -456,6 +464,7 @@ static const struct {
     {"call32", ask_call32},
     {"thread", ask_thread},
     {"exec", ask_exec},
+    {"raise", ask_raise},
 };
 
 static void print_string(const char *string) {
