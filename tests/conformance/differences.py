@@ -54,7 +54,38 @@ _UNSCHEDULED = {
     "ioprio_real_time": "none 0",
 }
 
+
+def _values(why: str, seen: str, *names: str) -> dict[str, Difference]:
+    return {f"value-{name}": Difference(seen, why) for name in names}
+
+
 RUNC = {
+    **_values(
+        _LATER_THAN_RUNC,
+        "accepted",
+        "scheduler-unknown",
+        "scheduler-nice-too-high",
+        "scheduler-priority-for-others",
+        "scheduler-deadline-for-others",
+        "ioprio-unknown",
+        "personality-unknown",
+        "mount-idmap-without-namespace",
+        "mount-idmap-one-sided",
+        "offsets-without-time",
+    ),
+    **_values(
+        "runc does not mind",
+        "accepted",
+        "mount-bind-no-source",
+        "mount-tmpfs-in-proc",
+        "mappings-without-user",
+        "device-no-path",
+        "device-rule-unknown-access",
+        "masked-relative",
+        "seccomp-no-default",
+        "seccomp-rule-no-names",
+        "rdt",
+    ),
     **because(
         "runc's exec does not heed `umask`",
         exec_umask="0022",
@@ -136,6 +167,15 @@ _CRUN_LISTS = ("id", "pid", "status", "bundle", "created", "owner")
 _CRUN_EXIT = "crun has exit codes of its own"
 
 
+_CRUN_HOOKS = ["prestart created", "createRuntime created", "createContainer created"]
+_CRUN_HOOKS_AT_START = [*_CRUN_HOOKS, "poststart running", "startContainer starting"]
+_CRUN_HOOKS_AT_DELETE = [*_CRUN_HOOKS, "poststart running", "poststop stopped", "startContainer starting"]
+
+
+def _crun_hook(status: str, *, pid: bool = True, bundle: str = "BUNDLE") -> dict[str, Any]:
+    return {"id": "ID", "status": status, "pid": pid, "bundle": bundle, "annotations": {"key": "value"}}
+
+
 def _crun_state(status: str) -> dict[str, Any]:
     return {
         "id": "ID",
@@ -151,6 +191,58 @@ def _crun_state(status: str) -> dict[str, Any]:
 
 
 CRUN = {
+    **_values(
+        _LATER_THAN_CRUN,
+        "accepted",
+        "scheduler-unknown",
+        "scheduler-nice-too-high",
+        "scheduler-priority-for-others",
+        "scheduler-deadline-for-others",
+        "ioprio-unknown",
+        "offsets-without-time",
+    ),
+    **_values("crun wants a version that it knows", "refused", "no-version", "version-unknown"),
+    **_values(
+        "crun does not mind",
+        "accepted",
+        "args-missing",
+        "cwd-relative",
+        "uid-beyond-range",
+        "gid-no-number",
+        "mount-tmpfs-on-proc",
+        "mount-tmpfs-in-proc",
+        "mount-bind-on-proc",
+        "mount-bind-in-proc",
+        "mount-idmap-without-namespace",
+        "namespace-twice",
+        "no-mount-namespace",
+        "mappings-without-user",
+        "device-unknown-type",
+        "pids-no-number",
+        "cpu-shares-negative",
+        "propagation-unknown",
+        "masked-relative",
+        "seccomp-unknown-flag",
+        "seccomp-rule-no-names",
+        "seccomp-notify-without-listener",
+        "rdt",
+    ),
+    **because(
+        "crun tells hooks other states than runc",
+        hooks_order=[_CRUN_HOOKS, _CRUN_HOOKS_AT_START, _CRUN_HOOKS_AT_DELETE],
+        hook_state_prestart=_crun_hook("created"),
+        hook_state_create_runtime=_crun_hook("created"),
+        hook_state_create_container=_crun_hook("created", pid=False),
+        hook_state_start_container=_crun_hook("starting", pid=False, bundle="/"),
+    ),
+    **because("crun runs hooks in the container's root directory or its own", hook_cwd="exit 1"),
+    **because("crun runs on when a poststart hook fails", hook_fails_poststart=["exit 0", ""]),
+    **because(
+        _CRUN_EXIT,
+        hook_fails_prestart=["exit 255", ""],
+        hook_missing_program=["exit 255", ""],
+        hook_relative_program=["exit 255", ""],
+    ),
     **because(
         "crun gives the root as it is written, the owner's name, and a scope of systemd",
         state_created=_crun_state("created"),
@@ -289,6 +381,13 @@ _NO_NAMESPACE = (
 )
 _PERSONALITY = "config.json cannot be used: linux.personality: execution domains are not supported"
 
+
+def _no_hooks(*kinds: str) -> str:
+    return (
+        f"exit 1: config.json cannot be used: {'; '.join(f'hooks.{kind}: hooks are not supported' for kind in kinds)}"
+    )
+
+
 _NO_PROGRAM = "unable to start container process: exec: "
 
 VRUNTIME = {
@@ -311,7 +410,31 @@ VRUNTIME = {
         config_missing="exit 1: JSON specification file config.json not found (looked in BUNDLE; --bundle names "
         "another directory)",
     ),
-    **because(NOT_YET + "hooks", features_hooks=[]),
+    **because(
+        NOT_YET + "hooks",
+        features_hooks=[],
+        hooks_order=_no_hooks(
+            "prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"
+        ),
+        hook_state_prestart=_no_hooks("prestart"),
+        hook_state_create_runtime=_no_hooks("createRuntime"),
+        hook_state_create_container=_no_hooks("createContainer"),
+        hook_state_start_container=_no_hooks("startContainer"),
+        hook_state_poststop=_no_hooks("poststop"),
+        hook_several=_no_hooks("createRuntime"),
+        hook_args=_no_hooks("createRuntime"),
+        hook_env=_no_hooks("createRuntime"),
+        hook_env_inherited=_no_hooks("createRuntime"),
+        hook_cwd=_no_hooks("createRuntime"),
+        hook_in_the_container=_no_hooks("startContainer"),
+        hook_poststop_runs=["exit 1", []],
+        hook_fails_poststop=["exit 1", ""],
+        hook_in_time=["exit 1", ""],
+    ),
+    **_values("the specification wants a version", "refused", "no-version"),
+    **_values("a version that is not known is not guessed at", "refused", "version-unknown"),
+    **_values("an id is any number of 32 bits", "accepted", "uid-beyond-range"),
+    **_values("the guest has neither; the machine is the wall", "accepted", "selinux-label", "apparmor-profile"),
     **refused(
         NOT_YET + "scheduling policies", _SCHEDULING, *(f"scheduler-{kind}" for kind in ("batch", "idle", "fifo"))
     ),
