@@ -86,10 +86,10 @@ def programs(directory: Path) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def look(directory: Path, probe: Path, programs: dict[str, str]) -> Callable[[Case], Shown]:
     """What the rows of a case's group show on its runtime; they are carried out once."""
-    looks: dict[tuple[str, str], Shown] = {}
+    looks: dict[tuple[str, Group], Shown] = {}
 
     def once(case: Case) -> Shown:
-        key = case.runtime, f"{type(case.group).__name__} {case.group.name}"
+        key = case.runtime, case.group
         if key not in looks:
             looks[key] = _look(case, programs[case.runtime], Path(tempfile.mkdtemp(dir=directory)), probe)
         return looks[key]
@@ -110,7 +110,8 @@ def _look(case: Case, program: str, directory: Path, probe: Path) -> Shown:
     if case.runtime != "vruntime":
         sweep(Inventory.take(root).added_since(before).get("cgroups", ()))
     if left := left_behind(before, root):
-        shown = dict.fromkeys(shown, AssertionError(f"left behind: {left}"))
+        return dict.fromkeys(shown, AssertionError(f"left behind: {left}"))
+    # Not before it is known that no mount is left in it: what was mounted there would go, too.
     shutil.rmtree(directory)
     return shown
 
