@@ -320,7 +320,7 @@ def _request(record: Record, config: OciConfig, caller: streams.Caller) -> dict[
     ]
     sources = {bind.index: f"{base}/mounts/{bind.index}" for bind in binds}
     notify = f"{GUEST_NOTIFY_PATH}/{record.id}" if record.notify else None
-    destinations = [(mount.destination, not mount.is_bind or os.path.isdir(mount.source)) for mount in config.mounts]
+    destinations = _made_in_root(config)
     if record.notify:
         destinations.append((NOTIFY_DIRECTORY, True))
     return {
@@ -332,6 +332,18 @@ def _request(record: Record, config: OciConfig, caller: streams.Caller) -> dict[
         "names": list(caller.fds),
         "shim": caller.identity,
     }
+
+
+def _made_in_root(config: OciConfig) -> list[tuple[str, bool]]:
+    """What is made in the root filesystem where it is missing, each with whether it is a directory.
+
+    Mount points, and the working directory unless it is in a mount.
+    """
+    made = [(mount.destination, not mount.is_bind or os.path.isdir(mount.source)) for mount in config.mounts]
+    cwd = config.process.cwd
+    if not any(f"{cwd}/".startswith(f"{mount.destination.rstrip('/')}/") for mount in config.mounts):
+        made.append((cwd, True))
+    return made
 
 
 def _milliseconds(since: float) -> float:

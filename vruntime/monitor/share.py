@@ -71,8 +71,9 @@ class Share:
     ) -> list[str]:
         """Binds a container's rootfs and mounts; gives the mount points that had to be made.
 
-        `destinations` are the mount points of config.json, each with whether it is a directory: in a read-only
-        rootfs, where the guest cannot, those that are missing are made here, as runc makes them.
+        `destinations` are the mount points of config.json and the working directory, each with whether it is a
+        directory: in a read-only rootfs, where the guest cannot, those that are missing are made here, as runc makes
+        them.
         """
         made = []
         base = self._build / container_id

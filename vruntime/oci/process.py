@@ -48,6 +48,11 @@ class Process:
         return tuple(self.document["args"])
 
     @property
+    def cwd(self) -> str:
+        """The working directory, absolute."""
+        return str(self.document["cwd"])
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What of the object is ignored, as `path: reason`."""
         return tuple(support.process_ignored(self.document))
