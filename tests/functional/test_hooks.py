@@ -313,7 +313,7 @@ def test_one_that_leaves_a_daemon_with_its_streams_has_ended(vruntime: Runtime, 
     bundle = bundles.busybox("echo", "ran", edit=adding(**hooks))
     try:
         assert vruntime("run", "--bundle", str(bundle), vruntime.new_id()).stdout == b"ran\n"
-        assert len(processes_of("7654323")) == len(HOSTS)
+        eventually(lambda: len(processes_of("7654323")) == len(HOSTS))
     finally:
         for pid in processes_of("7654323"):
             os.kill(pid, signal.SIGKILL)
