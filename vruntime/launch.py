@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import socket
 import sys
@@ -177,7 +176,7 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     )
     if hooks.before_create:
         hooks.run_before_create(caller.shim.pid, monitor.pid)
-    request = _request(hooks.record, config, caller)
+    request = _request(hooks.record, config, caller, sandbox.machine.vcpus)
     if options.overlay is not None:
         request["overlay"] = options.overlay.to_wire()
     reply = monitor.create(request, caller)
@@ -263,10 +262,10 @@ def _memory(vm: VmSettings, config: OciConfig) -> int:
 
 
 def _vcpus(vm: VmSettings, config: OciConfig) -> int:
-    """Enough for the container's quota, at most what the host has."""
-    if config.cpu_quota is None:
+    """Enough for what the container may use, at most what the host has."""
+    if config.cpu_count is None:
         return vm.vcpus
-    return max(1, min(math.ceil(config.cpu_quota / config.cpu_period), os.cpu_count() or 1))
+    return max(1, min(config.cpu_count, os.cpu_count() or 1))
 
 
 def _console_size(config: OciConfig) -> tuple[int, int] | None:
@@ -311,7 +310,7 @@ def _take_back(store: Store, container_id: str, monitor: Monitor, log: Log) -> N
     remove(store, container_id, log)
 
 
-def _request(record: Record, config: OciConfig, caller: streams.Caller) -> dict[str, Any]:
+def _request(record: Record, config: OciConfig, caller: streams.Caller, vcpus: int) -> dict[str, Any]:
     base = f"{GUEST_PATH}/{record.id}"
     binds = [
         Bind(mount.index, mount.source, mount.is_readonly, mount.is_recursive, mount.id_mapping)
@@ -325,7 +324,7 @@ def _request(record: Record, config: OciConfig, caller: streams.Caller) -> dict[
         destinations.append((NOTIFY_DIRECTORY, True))
     return {
         "id": record.id,
-        "config": config.for_guest(f"{base}/rootfs", sources, notify=notify).decode(),
+        "config": config.for_guest(f"{base}/rootfs", sources, vcpus=vcpus, notify=notify).decode(),
         "readonly": config.readonly,
         "binds": [bind.to_wire() for bind in binds],
         "destinations": destinations,

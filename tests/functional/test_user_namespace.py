@@ -95,7 +95,7 @@ def test_a_network_of_its_own_with_lo_up(any_runtime: Runtime, bundles: Bundles)
 def test_root_has_no_power_over_the_kernel(any_runtime: Runtime, bundles: Bundles) -> None:
     script = """
     mkdir /m
-    for try in 'echo 1 > /proc/sys/kernel/printk' 'mknod /tmp/n c 1 3' 'chmod 600 /dev/null' 'chown 0 /dev/null' \
+    for try in 'echo 1 > /proc/sys/kernel/printk' 'mknod /tmp/n c 1 3' 'chmod 666 /dev/null' \
         'mount -t ext4 /dev/vda /m' 'dmesg -n 1' 'cat /secret' 'mount -o remount,rw /sys'; do
         sh -c "$try" > /dev/null 2>&1 && echo "could: $try"
     done

@@ -23,6 +23,7 @@ from vruntime.errors import AgentError, AgentSilent, ContainerError, HostError, 
 from vruntime.monitor.events import EventLog
 from vruntime.monitor.sandbox import Sandbox
 from vruntime.monitor.stdio import STDERR, STDIN, STDOUT, Input, Output
+from vruntime.oci import resources as oci_resources
 from vruntime.store import Store
 
 T = TypeVar("T")
@@ -380,7 +381,8 @@ class Container:
             )
 
     async def _set_limits(self, resources: Mapping[str, Any]) -> None:
-        await self._sandbox.guard(self._sandbox.agent.update(self.id, json.dumps(resources).encode()))
+        for_guest = oci_resources.for_guest(dict(resources), self._sandbox.config.machine.vcpus)
+        await self._sandbox.guard(self._sandbox.agent.update(self.id, json.dumps(for_guest).encode()))
 
     async def stats(self) -> dict[str, Any]:
         """What the container has used."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from vruntime.errors import ConfigError
 from vruntime.idmap import IdMapping
-from vruntime.oci import checks, schema, strict_json, support
-from vruntime.oci.document import Json, mapping, member, places, string
+from vruntime.oci import checks, cpuset, resources, schema, strict_json, support
+from vruntime.oci.document import Json, mapping, member, string
 from vruntime.oci.faults import refuse
 from vruntime.oci.process import Process
 
@@ -157,6 +157,15 @@ class OciConfig:
         return member(self.document, "linux", "resources", "cpu", "period") or DEFAULT_CPU_PERIOD
 
     @property
+    def cpu_count(self) -> int | None:
+        """How many CPUs it may use, by its quota and its set of CPUs, or None without a limit."""
+        listed = cpuset.size(string(self.document, "linux", "resources", "cpu", "cpus"))
+        limits = [listed] if listed else []
+        if self.cpu_quota is not None:
+            limits.append(math.ceil(self.cpu_quota / self.cpu_period))
+        return min(limits, default=None)
+
+    @property
     def memory_limit(self) -> int | None:
         """Bytes, or None without a limit."""
         limit = member(self.document, "linux", "resources", "memory", "limit")
@@ -167,19 +176,19 @@ class OciConfig:
         """What of config.json is ignored, as `path: reason`."""
         return tuple(support.config_ignored(self.document))
 
-    def for_guest(self, rootfs: str, bind_sources: Mapping[int, str], *, notify: str | None = None) -> bytes:
+    def for_guest(self, rootfs: str, bind_sources: Mapping[int, str], *, vcpus: int = 1, notify: str | None = None) -> bytes:
         """The config.json for the agent.
 
         `rootfs` is the guest's path of the root filesystem; `bind_sources` has the guest's path
         for the index of each bind mount that is shared; `notify` that of the directory with
-        the container's notification socket, if it has one. What concerns the host alone is left out.
+        the container's notification socket, if it has one; `vcpus` is the number of its CPUs. What concerns the host alone is left out.
         """
         guest: Json = {
             "ociVersion": self.oci_version,
             "root": {"path": rootfs, "readonly": self.readonly},
             "process": self.process.for_guest(),
             "mounts": [_guest_mount(mount, bind_sources) for mount in self.mounts],
-            "linux": _guest_linux(self.document["linux"]),
+            "linux": _guest_linux(self.document["linux"], vcpus),
         }
         guest |= {key: self.document[key] for key in ("hostname", "domainname") if key in self.document}
         if hooks := self.hooks.get("startContainer"):
@@ -256,24 +265,14 @@ def _guest_mount(mount: Mount, bind_sources: Mapping[int, str]) -> Json:
     return guest | {"options": options}
 
 
-def _guest_resources(resources: Json) -> Json:
-    """Without what the host alone limits: cgroup v1's own, and devices for RDMA, of which the guest has none."""
-    guest = deepcopy(resources)
-    guest.pop("rdma", None)
-    for *above, last in support.V1_RESOURCES:
-        for _, holder in places(guest, *above):
-            holder.pop(last, None)
-    return guest
-
-
 def _ranges(mappings: list[Json]) -> tuple[tuple[int, int, int], ...]:
     return tuple((entry["containerID"], entry["hostID"], entry["size"]) for entry in mappings)
 
 
-def _guest_linux(linux: Json) -> Json:
+def _guest_linux(linux: Json, vcpus: int) -> Json:
     guest: Json = {key: linux[key] for key in _GUEST_LINUX_KEYS if key in linux}
     if "resources" in linux:
-        guest["resources"] = _guest_resources(linux["resources"])
+        guest["resources"] = resources.for_guest(linux["resources"], vcpus)
     guest["namespaces"] = [{"type": namespace["type"]} for namespace in linux["namespaces"]]
     if "personality" in linux:
         guest["personality"] = {"domain": linux["personality"]["domain"]}

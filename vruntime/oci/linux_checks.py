@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Final
 
+from vruntime.oci import cpuset
 from vruntime.oci.document import array, json_path, mapping, member, places, quoted, string, strings
 
 _ID_END: Final = 2**32
@@ -14,9 +14,6 @@ _ID_END: Final = 2**32
 
 _CLOCKS: Final = ("boottime", "monotonic")
 """The clocks that a time namespace shifts."""
-
-_CPU_RANGE: Final = re.compile(r"\s*([0-9]{1,9})(?:-([0-9]{1,9})(?::[0-9]{1,9}/[0-9]{1,9})?)?\s*", re.ASCII)
-"""An entry of a cpuset list (cpuset(7), "List format")."""
 
 _IPC_SYSCTLS: Final = frozenset(
     f"kernel.{name}"
@@ -42,11 +39,8 @@ def faults(config: object) -> Iterator[str]:
 
 def cpuset_faults(path: str, text: str) -> Iterator[str]:
     """What is wrong with a list of CPUs or memory nodes; an empty one is none."""
-    for entry in text.split(",") if text else ():
-        match = _CPU_RANGE.fullmatch(entry)
-        if match is None or (match[2] and int(match[1]) > int(match[2])):
-            yield f"{path}: {quoted(text)} is not a list such as 0-3,7"
-            return
+    if not cpuset.is_list(text):
+        yield f"{path}: {quoted(text)} is not a list such as 0-3,7"
 
 
 def _kinds(config: object) -> set[str]:

@@ -1,13 +1,32 @@
-"""Changes to `linux.resources` (config-linux.md, "Control groups"), as `update` makes them."""
+"""`linux.resources` (config-linux.md, "Control groups"): what the guest is told, and changes as `update` makes them."""
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any, Final
 
-from vruntime.oci.document import Json, mapping, member
+from vruntime.oci import cpuset
+from vruntime.oci.document import Json, mapping, member, places, string
+from vruntime.oci.support import V1_RESOURCES
 
 _SECTIONS: Final = ("memory", "cpu", "blockIO", "pids")
 """The objects whose members are changed one by one."""
+
+
+def for_guest(resources: Json, vcpus: int) -> Json:
+    """Without what the host alone limits: cgroup v1's own, RDMA devices, CPUs and memory nodes that the guest has not.
+
+    A machine with `vcpus` CPUs has those from 0 on, and one node; the host's numbers are others, unless they fit.
+    """
+    guest = deepcopy(resources)
+    guest.pop("rdma", None)
+    for *above, last in V1_RESOURCES:
+        for _, holder in places(guest, *above):
+            holder.pop(last, None)
+    for key, end in (("cpus", vcpus), ("mems", 1)):
+        if not cpuset.is_below(string(guest, "cpu", key), end):
+            del guest["cpu"][key]
+    return guest
 
 
 def merged(current: Json, changes: Json) -> Json:

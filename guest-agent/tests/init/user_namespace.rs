@@ -81,7 +81,7 @@ fn ids_are_mapped_and_all_of_the_containers_is_its_roots() {
 fn root_has_no_power_over_the_guest() {
     let bundle = mapped().script(
         "mkdir /m; for i in 'mount -t ext4 /dev/vda /m' 'mknod /tmp/n c 1 3' 'echo 1 >/proc/sys/kernel/printk' \
-         'chmod 600 /dev/null'; do sh -c \"$i\" 2>/dev/null && echo \"$i\"; done; echo x >/dev/null && echo end",
+         'chmod 666 /dev/null'; do sh -c \"$i\" 2>/dev/null && echo \"$i\"; done; echo x >/dev/null && echo end",
     );
     assert_eq!(output(&bundle), "end\n");
 }
