@@ -456,7 +456,7 @@ def test_a_disk_that_fills_under_a_container(
     vruntime("start", container_id)
     shim = vruntime.state(container_id)["pid"]
     fill(small_root)
-    vruntime("exec", container_id, "sh", "-c", "echo >/gate")
+    vruntime("exec", container_id, "sh", "-c", "echo >/gate", check=False)  # init's end may come before its own
     assert exit_code_of(shim) == 3
     assert_stopped(vruntime, container_id)
     vruntime("delete", container_id)
