@@ -279,6 +279,24 @@ GROUPS = (
         prepare=lambda bundle: [fill(bundle), (bundle / "program").hardlink_to(bundle / "rootfs/bin/probe")],
     ),
     Inside(
+        "an id-mapped bind",
+        Question(
+            "bind-id-mapped",
+            "- 644 100000:200000",
+            "stat /mapped/file",
+            mounted(
+                "/mapped",
+                "bind",
+                "source",
+                "bind",
+                "idmap",
+                uidMappings=[{"containerID": 0, "hostID": 100000, "size": 1000}],
+                gidMappings=[{"containerID": 0, "hostID": 200000, "size": 1000}],
+            ),
+        ),
+        prepare=fill,
+    ),
+    Inside(
         "propagation",
         spread("default", "private"),
         spread("private", "private", "private"),
