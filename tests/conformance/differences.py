@@ -63,7 +63,7 @@ def _values(why: str, seen: str, *names: str) -> dict[str, Difference]:
 
 
 RUNC = {
-    **because(_LATER_THAN_RUNC, exec_cpu_affinity=_ALL_CPUS, bind_id_mapped="- 644 0:0"),
+    **because(_LATER_THAN_RUNC, exec_cpu_affinity=_ALL_CPUS, bind_id_mapped="0:0"),
     **_values(
         _LATER_THAN_RUNC,
         "accepted",
@@ -196,7 +196,6 @@ def _crun_state(status: str) -> dict[str, Any]:
 
 CRUN = {
     **because(_LATER_THAN_CRUN, exec_cpu_affinity=_ALL_CPUS),
-    **refused("crun 1.8.1 maps a mount only where it makes a user namespace", "", "bind-id-mapped"),
     **_values(
         _LATER_THAN_CRUN,
         "accepted",

@@ -282,19 +282,19 @@ GROUPS = (
         "an id-mapped bind",
         Question(
             "bind-id-mapped",
-            "- 644 100000:200000",
-            "stat /mapped/file",
+            "100000:200000",
+            "stat /mapped",
             mounted(
                 "/mapped",
                 "bind",
-                "source",
+                "/etc/hostname",
                 "bind",
                 "idmap",
                 uidMappings=[{"containerID": 0, "hostID": 100000, "size": 1000}],
                 gidMappings=[{"containerID": 0, "hostID": 200000, "size": 1000}],
             ),
+            lambda stat: stat.split()[2],
         ),
-        prepare=fill,
     ),
     Inside(
         "propagation",
