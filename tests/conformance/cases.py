@@ -85,10 +85,11 @@ class Caller:
 
     def told(self, *arguments: str, **options: Any) -> str:
         """What a command comes to, as `exit 0: standard output` or `exit 1: the error`."""
-        # Not into pipes: a container that is created inherits its streams.
-        with TemporaryFile() as out, TemporaryFile() as err:
+        # Not pipes: a container that is created inherits its streams. Nor /dev/null: where root is mapped, a runtime
+        # may give it to that user.
+        with TemporaryFile() as nothing, TemporaryFile() as out, TemporaryFile() as err:
             command = self.runtime.command(*arguments)
-            options = {"stdin": subprocess.DEVNULL, "timeout": DEADLINE} | options
+            options = {"stdin": nothing, "timeout": DEADLINE} | options
             code = subprocess.run(command, stdout=out, stderr=err, **options).returncode
             out.seek(0), err.seek(0)
             result = subprocess.CompletedProcess(command, code, out.read(), err.read())
@@ -97,7 +98,7 @@ class Caller:
 
     def ask(self, *arguments: str, flags: tuple[str, ...] = ()) -> Any:
         """What a process that `exec` starts with these flags answers to the questions."""
-        result = self.runtime("exec", *flags, self.id, PROBE, "--ask", *arguments, check=False)
+        result = self.runtime("exec", *flags, self.id, PROBE, "--ask", *arguments, input=b"", check=False)
         if result.returncode:
             return outcome(self.name, f"exit {result.returncode}: {self.plain(said(result))}")
         answers = answers_in(result.stdout)
@@ -186,7 +187,6 @@ class Inside(Group):
         (bundle / "rootfs/questions").write_text("\n".join(questions) + "\n")
         if self._prepare is not None:
             self._prepare(bundle)
-        # Not /dev/null as standard input: where root is mapped, a runtime may give it to that user.
         result = caller.runtime("run", "--bundle", str(bundle), caller.runtime.new_id(), input=b"", check=False)
         answers = {question: caller.plain(answer) for question, answer in answers_in(result.stdout).items()}
         if result.returncode or set(answers) != set(questions):

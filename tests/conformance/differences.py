@@ -6,6 +6,7 @@ SPECIFICATION.md.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from resource import RLIMIT_NPROC, getrlimit
@@ -36,6 +37,7 @@ def refused(why: str, text: str, *names: str) -> dict[str, Difference]:
     return {name: Difference(f"refused: {text}" if text else "refused", why) for name in names}
 
 
+_ALL_CPUS = ",".join(map(str, sorted(os.sched_getaffinity(0))))
 _OTHER = "OTHER nice=0 priority=0 flags=0"
 
 _LATER_THAN_RUNC = "runc 1.1 does not know the field, and so ignores it"
@@ -61,6 +63,7 @@ def _values(why: str, seen: str, *names: str) -> dict[str, Difference]:
 
 
 RUNC = {
+    **because(_LATER_THAN_RUNC, exec_cpu_affinity=_ALL_CPUS, bind_id_mapped="0:0"),
     **_values(
         _LATER_THAN_RUNC,
         "accepted",
@@ -192,6 +195,7 @@ def _crun_state(status: str) -> dict[str, Any]:
 
 
 CRUN = {
+    **because(_LATER_THAN_CRUN, exec_cpu_affinity=_ALL_CPUS),
     **_values(
         _LATER_THAN_CRUN,
         "accepted",
@@ -384,7 +388,17 @@ def _no_hooks(*kinds: str) -> str:
 
 _NO_PROGRAM = "unable to start container process: exec: "
 
+_ID_MAPPED = "; ".join(
+    f"mounts[7].{key}: id-mapped mounts are not supported" for key in ("uidMappings", "gidMappings", "options")
+)
+
 VRUNTIME = {
+    **because(
+        NOT_YET + "CPU affinity of exec",
+        exec_cpu_affinity="exit 1: config.json cannot be used: process.execCPUAffinity: CPU affinity of exec is not "
+        "supported",
+    ),
+    **refused(NOT_YET + "id-mapped mounts", f"config.json cannot be used: {_ID_MAPPED}", "bind-id-mapped"),
     **because(
         "a caller can tell them apart from the program's own codes",
         exec_program_missing=f'exit 127: {_NO_PROGRAM}"none": executable file not found in $PATH',

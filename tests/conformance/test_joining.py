@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from cases import PROBE, Alive, Call, Caller, answers_in
+from cases import FOREVER, PROBE, Alive, Apart, Call, Caller, answers_in
 from edits import process, resources, several
 from test_process import AUDIT_WRITE, CHOWN, KILL, NET_BIND_SERVICE, NET_RAW, SETS, mask
 from waiting import eventually
@@ -73,18 +75,62 @@ def on_terminal(*questions: str, rows: int, columns: int) -> Do:
         command = caller.runtime.command("exec", "--tty", caller.id, PROBE, "--ask", *questions)
         with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True):
             os.close(theirs)
-            output = b""
-            try:
-                while piece := os.read(ours, 65536):
-                    output += piece
-            except OSError:  # EIO: nobody has it open any more
-                pass
-        os.close(ours)
+            output = all_of(ours)
         answers = answers_in(output.replace(b"\r", b""))
         seen = [answers.get(question) for question in questions]
         return seen[0] if len(seen) == 1 else seen
 
     return do
+
+
+def terminal_of_init(*questions: str, **size: int) -> Do:
+    """What init answers on a terminal that its engine gets through the console socket."""
+
+    def do(caller: Caller) -> Any:
+        bundle = caller.bundle(PROBE, "--ask", *questions, edit=process(consoleSize=size), terminal=True)
+        path = str(caller.directory / "console.sock")
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path)
+            server.listen()
+            server.settimeout(30)
+            container_id = caller.runtime.new_id()
+            told = caller.told("create", "--bundle", str(bundle), "--console-socket", path, container_id)
+            if not told.startswith("exit 0"):
+                return told
+            connection, _ = server.accept()
+            with connection:
+                _, (master,), _, _ = socket.recv_fds(connection, 100, 1)
+        caller.runtime("start", container_id)
+        answers = answers_in(all_of(master).replace(b"\r", b""))
+        return [answers.get(question) for question in questions]
+
+    return do
+
+
+def kinds(seen: Any) -> Any:
+    """The size of a terminal, and its node without numbers."""
+    return [seen[0], " ".join(str(seen[1]).split()[:3])] if isinstance(seen, list) else seen
+
+
+def all_of(terminal: int) -> bytes:
+    """What comes out of a terminal until nobody has it open any more, which reads as EIO."""
+    output = b""
+    with suppress(OSError):
+        while piece := os.read(terminal, 65536):
+            output += piece
+    os.close(terminal)
+    return output
+
+
+def affine(caller: Caller) -> Any:
+    """The CPUs of a process that joins a container with `execCPUAffinity`."""
+    bundle = caller.bundle(*FOREVER, edit=process(execCPUAffinity={"initial": "0", "final": "0"}))
+    caller.id = caller.runtime.new_id()
+    told = caller.told("create", "--bundle", str(bundle), caller.id)
+    if not told.startswith("exit 0"):
+        return told
+    caller.runtime("start", caller.id)
+    return caller.ask("affinity")
 
 
 FAILED = "exit 255: unable to start container process: "
@@ -149,10 +195,7 @@ EXEC = Alive(
     Call(
         "exec-terminal",
         ["40 rows, 90 columns", "c 620 0:5"],
-        lambda caller: [
-            (seen := on_terminal("terminal", "stat /dev/pts/0", rows=40, columns=90)(caller))[0],
-            " ".join((seen[1] or "").split()[:3]),
-        ],
+        lambda caller: kinds(on_terminal("terminal", "stat /dev/pts/0", rows=40, columns=90)(caller)),
     ),
     Call("exec-open-files", "0 1 2", asked("open-files")),
     Call("exec-ids", ["ppid=0", "leader=1"], lambda caller: caller.ask("ids").split()[1:]),
@@ -354,7 +397,17 @@ UPDATE = Alive(
     edit=resources(memory={"limit": 128 * MEBIBYTE}),
 )
 
-GROUPS = (EXEC, SIGNALS, UPDATE)
+OTHERS = Apart(
+    "others",
+    Call(
+        "terminal-size",
+        ["30 rows, 100 columns", "c 620 0:5"],
+        lambda caller: kinds(terminal_of_init("terminal", "stat /dev/console", height=30, width=100)(caller)),
+    ),
+    Call("exec-cpu-affinity", "0", affine),
+)
+
+GROUPS = (EXEC, SIGNALS, UPDATE, OTHERS)
 
 
 def test_joining(seen: Any, expected: Any) -> None:

@@ -279,6 +279,24 @@ GROUPS = (
         prepare=lambda bundle: [fill(bundle), (bundle / "program").hardlink_to(bundle / "rootfs/bin/probe")],
     ),
     Inside(
+        "an id-mapped bind",
+        Question(
+            "bind-id-mapped",
+            "100000:200000",
+            "stat /mapped",
+            mounted(
+                "/mapped",
+                "bind",
+                "/etc/hostname",
+                "bind",
+                "idmap",
+                uidMappings=[{"containerID": 0, "hostID": 100000, "size": 1000}],
+                gidMappings=[{"containerID": 0, "hostID": 200000, "size": 1000}],
+            ),
+            lambda stat: stat.split()[2],
+        ),
+    ),
+    Inside(
         "propagation",
         spread("default", "private"),
         spread("private", "private", "private"),
