@@ -31,6 +31,8 @@ SAMPLES: dict[Keys, tuple[Any, ...]] = {
     ("mounts", "[]", "type"): ("tmpfs", "proc"),
     ("mounts", "[]", "options"): (["ro"], ["noexec"]),
     ("linux", "seccomp", "architectures"): (["SCMP_ARCH_X86"], ["SCMP_ARCH_X32"]),
+    ("linux", "resources", "cpu", "cpus"): ("0", "0-1"),
+    ("linux", "resources", "cpu", "mems"): ("0", "0-1"),
     ("linux", "devices", "[]", "major"): (1, 5),
     ("linux", "devices", "[]", "minor"): (3, 5),
 }

@@ -146,7 +146,6 @@ GROUPS = (
     spread("shared", "shared"),
     spread("private", "private"),
     spread("rslave", "private"),
-    spread("unbindable", "unbindable"),
     Inside(
         "kernel parameters",
         parameter("net/ipv4/ip_unprivileged_port_start", "80"),

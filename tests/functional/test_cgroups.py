@@ -186,10 +186,6 @@ def test_helpers_open_no_other_device(vruntime: Runtime, bundles: Bundles, paren
             {"blockIO": {"throttleReadBpsDevice": [{"major": 250, "minor": 0, "rate": 100}]}},
             'failed to write "250:0 100": write {}/blkio.throttle.read_bps_device: no such device',
         ),
-        (
-            {"hugepageLimits": [{"pageSize": "2MB", "limit": 1 << 21}]},
-            "cannot set hugetlb limit: container could not join or create cgroup",
-        ),
         ({"network": {"classID": 5}}, "cannot set net_cls limit: container could not join or create cgroup"),
         ({"rdma": {"mlx": {"hcaHandles": 3}}}, "cannot set rdma limit: container could not join or create cgroup"),
         ({"cpu": {"cpus": "0-99"}}, 'failed to write "0-99": write {}/cpuset.cpus: numerical result out of range'),
@@ -483,6 +479,7 @@ ExecStopPost=/bin/systemctl --force exit
 
 def test_a_unit_of_systemd(vruntime: Runtime, bundles: Bundles) -> None:
     """In a machine, never in namespaces of the host: a booting systemd cleans /tmp and sets the kernel's parameters."""
+
     def edit(config: dict[str, Any]) -> None:
         on_version_2(config)
         config["process"]["env"].append("container=vruntime")

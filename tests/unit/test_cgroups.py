@@ -218,10 +218,7 @@ def files(settings: list[limits.Setting]) -> dict[str, str]:
             {"blockIO": {"throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 3}]}},
             {"blkio.throttle.read_bps_device": "8:0 3"},
         ),
-        (
-            {"hugepageLimits": [{"pageSize": "2MB", "limit": 0}]},
-            {"hugetlb.2MB.limit_in_bytes": "0", "hugetlb.2MB.rsvd.limit_in_bytes": "0"},
-        ),
+        ({"hugepageLimits": [{"pageSize": "2MB", "limit": 0}]}, {}),  # they are the guest's, in the machine's memory
         (
             {"network": {"classID": 5, "priorities": [{"name": "lo", "priority": 3}]}},
             {"net_cls.classid": "5", "net_prio.ifpriomap": "lo 3"},
@@ -257,7 +254,6 @@ def test_files_of_version_1(resources: dict, written: dict[str, str]) -> None:
             {"blockIO": {"throttleWriteIOPSDevice": [{"major": 8, "minor": 16, "rate": 3}]}},
             {"io.max": "8:16 wiops=3"},
         ),
-        ({"hugepageLimits": [{"pageSize": "1GB", "limit": 7}]}, {"hugetlb.1GB.max": "7", "hugetlb.1GB.rsvd.max": "7"}),
         ({"rdma": {"mlx": {"hcaHandles": 3}}}, {"rdma.max": "mlx hca_handle=3"}),
         ({"unified": {"io.bfq.weight": "5", "cpu.pressure": "x"}}, {"io.bfq.weight": "5", "cpu.pressure": "x"}),
         ({"network": {"classID": 5}}, {}),
@@ -280,13 +276,6 @@ def test_swap_that_version_2_cannot_express(memory: dict, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         limits.on_v2({"memory": memory})
     assert caught.value.message == said
-
-
-@pytest.mark.parametrize("size", ["../2MB", "2MB.max", "", "2mb", "2", "02MB"])
-def test_a_page_size_is_no_path(size: str) -> None:
-    for convert in (limits.on_v1, limits.on_v2):
-        with pytest.raises(ConfigError, match="invalid page size"):
-            convert({"hugepageLimits": [{"pageSize": size, "limit": 1}]})
 
 
 def properties(resources: dict, *, v2: bool) -> dict[str, tuple[str, ...]]:
@@ -399,8 +388,8 @@ def test_a_missing_file_names_itself(tmp_path: Path) -> None:
 
 
 def test_a_missing_controller_names_itself() -> None:
-    with pytest.raises(HostError, match="cannot set hugetlb limit: container could not join or create cgroup"):
-        cgroupfs.Limits({"memory": "/x"}).set(limits.on_v1({"hugepageLimits": [{"pageSize": "2MB", "limit": 1}]}))
+    with pytest.raises(HostError, match="cannot set pids limit: container could not join or create cgroup"):
+        cgroupfs.Limits({"memory": "/x"}).set(limits.on_v1({"pids": {"limit": 1}}))
 
 
 def test_the_overhead_counts_virtual_cpus() -> None:

@@ -6,7 +6,6 @@ rest follows runc: `on_v1` and `on_v2` give the files of the two versions.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -37,7 +36,6 @@ _THROTTLES: Final = (
     ("throttleReadIOPSDevice", "read_iops_device", "riops"),
     ("throttleWriteIOPSDevice", "write_iops_device", "wiops"),
 )
-_PAGE_SIZE: Final = re.compile(r"[1-9][0-9]{0,9}[KMG]B", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,6 @@ def on_v1(resources: Resources) -> list[Setting]:
         *_cpu_v1(resources.get("cpu", {})),
         *_pids(resources.get("pids", {}), "pids"),
         *_block_io_v1(resources.get("blockIO", {})),
-        *_hugetlb_v1(resources.get("hugepageLimits", [])),
         *_network(resources.get("network", {})),
         *_rdma(resources.get("rdma", {}), "rdma"),
     ]
@@ -137,7 +134,6 @@ def on_v2(resources: Resources) -> list[Setting]:
         *_block_io_v2(resources.get("blockIO", {})),
         *_cpu_v2(resources.get("cpu", {})),
         *_cpuset(resources.get("cpu", {}), ""),
-        *_hugetlb_v2(resources.get("hugepageLimits", [])),
         *_rdma(resources.get("rdma", {}), ""),
         *(_one("", key, value) for key, value in resources.get("unified", {}).items()),
     ]
@@ -279,28 +275,6 @@ def _block_io_v2(block_io: Resources) -> Iterator[Setting]:
 
 def _device(device: Resources) -> str:
     return f"{device['major']}:{device['minor']}"
-
-
-def _hugetlb_v1(pages: list[Resources]) -> Iterator[Setting]:
-    for page in pages:
-        size = _page_size(page)
-        yield _one("hugetlb", f"hugetlb.{size}.limit_in_bytes", page["limit"])
-        yield _one("hugetlb", f"hugetlb.{size}.rsvd.limit_in_bytes", page["limit"], optional=True)
-
-
-def _hugetlb_v2(pages: list[Resources]) -> Iterator[Setting]:
-    for page in pages:
-        size = _page_size(page)
-        yield _one("", f"hugetlb.{size}.max", page["limit"])
-        yield _one("", f"hugetlb.{size}.rsvd.max", page["limit"], optional=True)
-
-
-def _page_size(page: Resources) -> str:
-    """The size as it stands in the name of a file: nothing else gets there."""
-    size = str(page["pageSize"])
-    if not _PAGE_SIZE.fullmatch(size):
-        raise ConfigError(f'invalid page size "{size[:64]}"', hint="such as 2MB or 1GB")
-    return size
 
 
 def _network(network: Resources) -> Iterator[Setting]:

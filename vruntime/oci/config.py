@@ -176,12 +176,15 @@ class OciConfig:
         """What of config.json is ignored, as `path: reason`."""
         return tuple(support.config_ignored(self.document))
 
-    def for_guest(self, rootfs: str, bind_sources: Mapping[int, str], *, vcpus: int = 1, notify: str | None = None) -> bytes:
+    def for_guest(
+        self, rootfs: str, bind_sources: Mapping[int, str], *, vcpus: int = 1, notify: str | None = None
+    ) -> bytes:
         """The config.json for the agent.
 
         `rootfs` is the guest's path of the root filesystem; `bind_sources` has the guest's path
-        for the index of each bind mount that is shared; `notify` that of the directory with
-        the container's notification socket, if it has one; `vcpus` is the number of its CPUs. What concerns the host alone is left out.
+        for the index of each bind mount that is shared; `vcpus` is the number of the machine's CPUs;
+        `notify` is the guest's path of the directory with the container's notification socket, if it
+        has one. What concerns the host alone is left out.
         """
         guest: Json = {
             "ociVersion": self.oci_version,
