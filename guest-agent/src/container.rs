@@ -176,6 +176,7 @@ impl Containers {
         let cgroup = Cgroup::create(&self.cgroup_root, id, &spec)?;
         let shared = held::shared(&spec);
         let request = Request::Create(Box::new(Create {
+            container: id.to_owned(),
             spec,
             window,
             hook_state,
@@ -333,6 +334,7 @@ impl Container {
         let descriptors = stdio.kinds(Some(&process));
         let affinity = scheduling::affinity(&process, self.spec.process().as_ref()).cloned();
         let request = Request::Exec(Box::new(Exec {
+            container: self.id.clone(),
             process,
             spec: self.spec.clone(),
             window,

@@ -400,13 +400,6 @@ VRUNTIME = {
     **_values("a version that is not known is not guessed at", "refused", "version-unknown"),
     **_values("an id is any number of 32 bits", "accepted", "uid-beyond-range"),
     **_values("the guest has neither; the machine is the wall", "accepted", "selinux-label", "apparmor-profile"),
-    **because(NOT_YET + "a keyring of its own", session_keyring="_uid_ses.0"),
-    **refused(
-        NOT_YET + "a device outside of /dev, where the root is the host's",
-        "error during container init: error creating device nodes: mknod /elsewhere/zero: bind the guest's device: "
-        "no such file or directory",
-        "device-outside-dev",
-    ),
     **refused("a device of the host is not in the guest", _DEVICE, "device-block", "device-of-the-host"),
     **because("a node in the shared root would be a device of the host", mknod_in_the_root="EPERM"),
     **because("each container has a cgroup namespace", cgroup_namespace_absent="at the root"),

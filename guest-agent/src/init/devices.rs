@@ -1,11 +1,12 @@
 //! The devices and links of the container's /dev (runtime-spec: config-linux.md, "Default Devices" and "Devices").
 
+use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, ResolveFlag, openat};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat, makedev, mknodat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat, major, makedev, minor, mknodat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
@@ -163,13 +164,23 @@ fn make_node(tree: &Tree, node: &Node) -> Result<()> {
 
 /// Binds the guest's node of the same device.
 fn bind_node(tree: &Tree, node: &Node) -> Result<()> {
-    let guest = mount_api::clone_tree(&node.path, Depth::One).context(|| "bind the guest's device".into())?;
+    let path = guest_path(node).ok_or(Errno::EPERM).context(|| "mknod".into())?;
+    let guest = mount_api::clone_tree(&path, Depth::One).context(|| "bind the guest's device".into())?;
     let status = fstat(&guest).context(|| "stat the guest's device".into())?;
     if file_type(&status) != node.kind || status.st_rdev != node.number {
         return Err(Errno::EPERM).context(|| "mknod".into());
     }
     let target = tree.find_or_make(&node.path, Kind::File)?;
     mount_api::attach(guest.as_fd(), target.as_fd()).context(|| "bind the guest's device".into())
+}
+
+/// Where the guest has a device, as its kernel names it.
+fn guest_path(node: &Node) -> Option<PathBuf> {
+    let kind = if node.kind == SFlag::S_IFBLK { "block" } else { "char" };
+    let (major, minor) = (major(node.number), minor(node.number));
+    let described = fs::read_to_string(format!("/sys/dev/{kind}/{major}:{minor}/uevent")).ok()?;
+    let name = described.lines().find_map(|line| line.strip_prefix("DEVNAME="))?;
+    Some(Path::new("/dev").join(name))
 }
 
 fn link_ptmx(dev: BorrowedFd) -> Result<()> {

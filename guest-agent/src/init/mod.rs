@@ -11,6 +11,7 @@ mod environment;
 mod executable;
 mod failure;
 pub mod hooks;
+mod keyring;
 mod limits;
 mod mount_api;
 mod mount_options;
@@ -104,6 +105,7 @@ fn set_up(agent: &Agent, request: &Create, process: &Process) -> Result<()> {
     use_power(spec, process)?;
     namespaces::enter(spec, &procfs)?;
     continue_in_child(agent)?;
+    keyring::join(&request.container)?;
     let rootfs = Rootfs::build(spec, agent.descriptors())?;
     rootfs.enter(spec)?;
     if process.terminal().unwrap_or(false) {
@@ -116,8 +118,14 @@ fn set_up(agent: &Agent, request: &Create, process: &Process) -> Result<()> {
 
 /// Joins a container and becomes one more process of it.
 fn join(agent: &Agent, request: &Exec, container: OwnedFd) -> Result<Infallible> {
-    let Exec { process, spec, window } = request;
+    let Exec {
+        container: id,
+        process,
+        spec,
+        window,
+    } = request;
     join_container(agent, spec, process, container)
+        .and_then(|()| keyring::join(id))
         .and_then(|()| attach_streams(agent, spec, process, *window))
         .context(|| "error during container init".into())?;
     Program::new(process, spec).prepare(agent.descriptors())?.execute()

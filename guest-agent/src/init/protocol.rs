@@ -55,6 +55,8 @@ pub enum Request {
 /// A container to be made.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Create {
+    /// The container's id.
+    pub container: String,
     /// The OCI configuration; its root.path and the sources of its bind mounts are paths of the guest.
     pub spec: Spec,
     /// The terminal's first size, if process.consoleSize gives none.
@@ -66,6 +68,8 @@ pub struct Create {
 /// A process to be added to a container.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Exec {
+    /// The container's id.
+    pub container: String,
     /// The process; what it leaves open (capabilities, rlimits, noNewPrivileges, oomScoreAdj) is taken from the
     /// container's.
     pub process: Process,

@@ -204,6 +204,7 @@ pub struct Started {
 pub fn create(bundle: &Bundle) -> Result<Started, Failure> {
     let window = Some(WindowSize { rows: 40, columns: 100 });
     let request = Request::Create(Box::new(Create {
+        container: "c".to_owned(),
         spec: bundle.spec(),
         window,
         hook_state: r#"{"id":"container","status":"created"}"#.into(),
@@ -229,6 +230,7 @@ pub fn output(bundle: &Bundle) -> String {
 pub fn exec(bundle: &Bundle, container: &Started, process: Value) -> Result<Started, Failure> {
     let process: Process = serde_json::from_value(process).expect("a process");
     let request = Request::Exec(Box::new(Exec {
+        container: "c".to_owned(),
         process,
         spec: bundle.spec(),
         window: None,
