@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from messages import message
+from test_system_containers import system
 from waiting import eventually
 
 if TYPE_CHECKING:
@@ -171,7 +172,8 @@ def test_the_machine_has_what_it_needs_beside_the_limits(vruntime: Runtime, bund
 def test_helpers_open_no_other_device(vruntime: Runtime, bundles: Bundles, parent: str) -> None:
     vruntime.create(bundles.busybox(*FOREVER, edit=limited(f"{parent}/a")))
     rules = directory("devices", f"{parent}/a/devices.list").read_text().splitlines()
-    assert rules == ["c 1:3 rwm", "c 1:9 rm", "c 10:232 rwm"]
+    terminals = [f"c {major}:* rw" for major in (4, 5, *range(136, 144))]
+    assert rules == ["c 1:3 rwm", "c 1:9 rm", "c 10:232 rwm", *terminals]
 
 
 @only_v1
@@ -334,14 +336,20 @@ def test_a_lowered_memory_limit_leaves_the_machine_its_own(vruntime: Runtime, bu
 
 @only_v1
 def test_a_failed_update_changes_nothing_on_the_host(vruntime: Runtime, bundles: Bundles, parent: str) -> None:
-    """Whether the host refuses, or the guest, which has one CPU, after the host was changed."""
+    """Whether the host refuses, or the guest after the host was changed."""
     container_id = vruntime.start(bundles.busybox(*FOREVER, edit=limited(f"{parent}/a", pids={"limit": 50})))
     names = ("cpu/{}/cpu.shares", "cpuset/{}/cpuset.cpus", "pids/{}/pids.max", "cpu/{}/cpu.cfs_quota_us")
     files = [ROOT / name.format(f"{parent[1:]}/a") for name in names]
     before = [file.read_text() for file in files]
-    for cpus in ("63", "1"):
-        flags = ["--pids-limit", "9", "--cpu-share", "99", "--cpu-quota", "9999", "--cpuset-cpus", cpus]
-        assert "cpuset.cpus" in message(vruntime("update", *flags, container_id, check=False))
+    changes = ["--pids-limit", "9", "--cpu-share", "99", "--cpu-quota", "9999"]
+    resources = bundles.busybox() / "resources.json"
+    unknown = {"pids": {"limit": 9}, "cpu": {"shares": 99, "quota": 9999}, "unified": {"nosuch.file": "1"}}
+    resources.write_text(json.dumps(unknown))
+    for flags, said in (
+        ([*changes, "--cpuset-cpus", "63"], "cpuset.cpus"),
+        (["--resources", str(resources)], "nosuch.file"),
+    ):
+        assert said in message(vruntime("update", *flags, container_id, check=False))
         assert [file.read_text() for file in files] == before
 
 
@@ -482,7 +490,7 @@ def test_a_unit_of_systemd(vruntime: Runtime, bundles: Bundles) -> None:
 
     def edit(config: dict[str, Any]) -> None:
         on_version_2(config)
-        config["process"]["env"].append("container=vruntime")
+        system(config)
 
     bundle = bundles.debian_system("/lib/systemd/systemd", "--system", "--unit=probe.service", edit=edit)
     (bundle / "rootfs/etc/systemd/system/probe.service").write_text(PROBE)
