@@ -83,11 +83,11 @@ class Monitor:
         """Its process, which is in the sandbox's mount namespace once it has launched."""
         return self._child.pid
 
-    def launch(self, root: str, sandbox: SandboxConfig) -> None:
-        """Has it launch the machine, without waiting for it."""
+    def launch(self, root: Path, sandbox: SandboxConfig) -> None:
+        """Has it launch the machine, without waiting for it; `root` is that of the state."""
         self._sandbox = sandbox
         with self._last_words():
-            self.connection.ask("launch", root=root, sandbox=sandbox.to_wire())
+            self.connection.ask("launch", root=os.path.abspath(root), sandbox=sandbox.to_wire())
 
     def launched(self) -> None:
         """Waits until the sandbox's processes run and its mount namespace is there; the guest boots on."""
@@ -155,16 +155,9 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
         log.warning(warning)
     undo.callback(_remove_group, group, log)
     undo.callback(monitor.end)  # before its state and its group are removed
-    if options.overlay is not None:
-        store.link_layer(container_id, config.bundle)
-    store.write(container_id, CONFIG_FILE, json.dumps(config.document))
-    hooks.record.save(store)
-    group.save(store, container_id)  # before it is made: whoever cleans up must find it
-    sandbox.directory.mkdir(mode=0o700)
-    group = group.make(monitor.pid, config.resources)
-    group.save(store, container_id)  # as it came to be: without privileges it may lack hierarchies
-    sandbox = replace(sandbox, group=group.paths, oom_kills=group.oom_kills())
-    monitor.launch(os.path.abspath(globals_.root), sandbox)
+    _write_state(store, hooks.record, config, options)
+    group = _make_group(store, container_id, group, monitor, config)
+    monitor.launch(store.root, replace(sandbox, group=group.paths, oom_kills=group.oom_kills()))
     caller = streams.prepare(
         wants_terminal=config.terminal,
         console_socket=options.console_socket,
@@ -176,22 +169,39 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     )
     if hooks.before_create:
         hooks.run_before_create(caller.shim.pid, monitor.pid)
-    request = _request(hooks.record, config, caller, sandbox.machine.vcpus)
-    if options.overlay is not None:
-        request["overlay"] = options.overlay.to_wire()
-    reply = monitor.create(request, caller)
+    reply = monitor.create(_request(hooks.record, config, options, caller, sandbox.machine), caller)
     caller.close_given()
+    _log_phases(log, reply, sandbox.machine)
+    log.debug(f"phase create: {_milliseconds(began)} ms in all")
+    undo.callback(_take_back, store, container_id, monitor, log)
+    return Created(hooks.record, monitor.connection, caller)
+
+
+def _write_state(store: Store, record: Record, config: OciConfig, options: Options) -> None:
+    if options.overlay is not None:
+        store.link_layer(record.id, config.bundle)
+    store.write(record.id, CONFIG_FILE, json.dumps(config.document))
+    record.save(store)
+    store.sandbox(record.sandbox).mkdir(mode=0o700)
+
+
+def _make_group(store: Store, container_id: str, planned: Group, monitor: Monitor, config: OciConfig) -> Group:
+    """Makes the control group with the monitor in it. What came to be: without privileges it may lack hierarchies."""
+    planned.save(store, container_id)  # before it is made: whoever cleans up must find it
+    group = planned.make(monitor.pid, config.resources)
+    group.save(store, container_id)
+    return group
+
+
+def _log_phases(log: Log, reply: dict[str, Any], machine: Machine) -> None:
     for phase, milliseconds in reply["timings"].items():
         log.debug(f"phase {phase}: {milliseconds} ms after the monitor's start")
     guest = reply["guest"]
     log.debug(
         f"guest: kernel {guest['kernel_release']}, agent {guest['agent_version']}, accelerator"
-        f" {sandbox.machine.accelerator}, init after {guest['init_usec'] / 1000:.1f} ms, ready after"
+        f" {machine.accelerator}, init after {guest['init_usec'] / 1000:.1f} ms, ready after"
         f" {guest['ready_usec'] / 1000:.1f} ms"
     )
-    log.debug(f"phase create: {_milliseconds(began)} ms in all")
-    undo.callback(_take_back, store, container_id, monitor, log)
-    return Created(hooks.record, monitor.connection, caller)
 
 
 def _refuse_socket_activation() -> None:
@@ -310,7 +320,9 @@ def _take_back(store: Store, container_id: str, monitor: Monitor, log: Log) -> N
     remove(store, container_id, log)
 
 
-def _request(record: Record, config: OciConfig, caller: streams.Caller, vcpus: int) -> dict[str, Any]:
+def _request(
+    record: Record, config: OciConfig, options: Options, caller: streams.Caller, machine: Machine
+) -> dict[str, Any]:
     base = f"{GUEST_PATH}/{record.id}"
     binds = [
         Bind(mount.index, mount.source, mount.is_readonly, mount.is_recursive, mount.id_mapping)
@@ -322,9 +334,10 @@ def _request(record: Record, config: OciConfig, caller: streams.Caller, vcpus: i
     destinations = _made_in_root(config)
     if record.notify:
         destinations.append((NOTIFY_DIRECTORY, True))
-    return {
+    overlay = {} if options.overlay is None else {"overlay": options.overlay.to_wire()}
+    return overlay | {
         "id": record.id,
-        "config": config.for_guest(f"{base}/rootfs", sources, vcpus=vcpus, notify=notify).decode(),
+        "config": config.for_guest(f"{base}/rootfs", sources, vcpus=machine.vcpus, notify=notify).decode(),
         "readonly": config.readonly,
         "binds": [bind.to_wire() for bind in binds],
         "destinations": destinations,
