@@ -13,7 +13,7 @@ from typing import Any
 
 from cases import FOREVER, PROBE, Alive, Apart, Call, Caller, answers_in
 from edits import process, resources, several
-from test_process import AUDIT_WRITE, CHOWN, KILL, NET_BIND_SERVICE, NET_RAW, SETS, mask
+from test_process_cases import AUDIT_WRITE, CHOWN, KILL, NET_BIND_SERVICE, NET_RAW, SETS, mask
 from waiting import eventually
 
 Do = Callable[[Caller], Any]

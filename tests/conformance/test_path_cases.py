@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cases import REFUSED, Inside, Question
 from edits import linux, mounted, several
-from test_mounts import but_nodev, propagation
+from test_mount_cases import but_nodev, propagation
 
 if TYPE_CHECKING:
     from pathlib import Path
