@@ -63,7 +63,7 @@ class Status(StrEnum):
         if self is Status.CREATING:
             raise ContainerError("cannot exec in a container that is being created")
         if self is Status.PAUSED:
-            raise ContainerError("cannot exec in a paused container")
+            raise ContainerError("cannot exec in a paused container (use --ignore-paused to override)")
 
     def check_delete(self, container_id: str) -> None:
         """Delete without force needs a container whose program does not run."""

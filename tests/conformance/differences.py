@@ -384,10 +384,6 @@ VRUNTIME = {
         unknown_command="exit 1",
     ),
     **because(
-        "a process cannot be made in a container that stands still",
-        exec_paused="exit 255: cannot exec in a paused container",
-    ),
-    **because(
         "an error says what to do",
         config_missing="exit 1: JSON specification file config.json not found (looked in BUNDLE; --bundle names "
         "another directory)",

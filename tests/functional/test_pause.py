@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,31 @@ def test_what_is_refused_of_a_paused_container(any_runtime: Runtime, bundles: Bu
     assert any_runtime("ps", "-f", "json", container_id).stdout.count(b",") == 0
     any_runtime("resume", container_id)
     any_runtime("exec", container_id, "true")
+
+
+def test_a_process_may_wait_for_the_resume(any_runtime: Runtime, bundles: Bundles) -> None:
+    container_id = any_runtime.start(bundles.busybox(*FOREVER))
+    any_runtime("pause", container_id)
+    command = any_runtime.command("exec", "--ignore-paused", container_id, "sh", "-c", "echo ran; exit 4")
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as waiting:
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(0.5)
+        any_runtime("resume", container_id)
+        assert waiting.communicate(timeout=30)[0] == b"ran\n"
+    assert waiting.returncode == 4
+
+
+def test_a_process_that_waits_is_told_of_the_end(vruntime: Runtime, bundles: Bundles) -> None:
+    container_id = vruntime.start(bundles.busybox(*FOREVER))
+    vruntime("pause", container_id)
+    command = vruntime.command("exec", "--ignore-paused", container_id, "true")
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as waiting:
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(0.5)
+        vruntime("kill", container_id, "KILL")
+        said = waiting.communicate(timeout=30)[1]
+    assert waiting.returncode == 255
+    assert len(said.splitlines()) == 1
 
 
 def test_a_signal_waits_for_the_resume(any_runtime: Runtime, bundles: Bundles) -> None:

@@ -11,8 +11,8 @@ import click
 from vruntime import descriptors, streams, terminal
 from vruntime.cgroups import entry
 from vruntime.commands import flags
-from vruntime.container import CONFIG_FILE, Record, load
-from vruntime.control import Connection
+from vruntime.container import CONFIG_FILE, Record, Status, load
+from vruntime.control import TIMEOUT, Connection
 from vruntime.globals import Globals
 from vruntime.oci.process import Process, load_process, process_from_exec_flags
 from vruntime.store import Store
@@ -33,6 +33,7 @@ from vruntime.store import Store
 @click.option("--no-new-privs", is_flag=True, help="Set no_new_privs for the process.")
 @click.option("-c", "--cap", multiple=True, help="Add a capability to the bounding set.")
 @flags.preserve_fds
+@click.option("--ignore-paused", is_flag=True, help="In a paused container, wait until it goes on.")
 @flags.container_id
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
@@ -54,6 +55,7 @@ def command(
     no_new_privs: bool,
     cap: tuple[str, ...],
     preserve_fds: int,
+    ignore_paused: bool,
 ) -> int:
     """Run a command in a running container, or with --process the process that a file describes.
 
@@ -63,7 +65,9 @@ def command(
     preserved = descriptors.preserved(preserve_fds)
     store = Store(globals_.root)
     record = load(store, container_id)
-    record.status.check_exec()
+    waits = ignore_paused and record.status is Status.PAUSED
+    if not waits:
+        record.status.check_exec()
     if process is not None:
         described = load_process(process)
     else:
@@ -84,7 +88,7 @@ def command(
         globals_.logger.warning(warning)
     terminal.check_console(terminal=described.terminal, detach=detach, console_socket=console_socket)
     with ExitStack() as undo:
-        caller = _begin(store, record, described, console_socket, preserved, undo)
+        caller = _begin(store, record, described, console_socket, preserved, undo, waits=waits)
         caller.write_pid_file(pid_file)
         undo.pop_all()
     return 0 if detach else caller.wait()
@@ -97,6 +101,8 @@ def _begin(
     console_socket: Path | None,
     preserved: dict[str, int],
     undo: ExitStack,
+    *,
+    waits: bool,
 ) -> streams.Caller:
     caller = streams.prepare(
         wants_terminal=process.terminal,
@@ -112,6 +118,8 @@ def _begin(
         process=json.dumps(process.for_guest()),
         fds=list(caller.fds.values()),
         names=list(caller.fds),
+        wait_for_resume=waits,
+        timeout=None if waits else TIMEOUT,
     )
     caller.close_given()
     return caller

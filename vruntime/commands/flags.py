@@ -25,9 +25,10 @@ pid_file = click.option("--pid-file", type=click.Path(path_type=Path), help="Fil
 
 preserve_fds = click.option(
     "--preserve-fds",
+    metavar="N",
     type=click.IntRange(min=0),
     default=0,
-    help="Accepted when 0: an open file of the host cannot cross into a virtual machine.",
+    help="Carry what flows through the descriptors from 3 to N+2: pipes, connected stream sockets, files.",
 )
 
 bundle = click.option(

@@ -265,6 +265,8 @@ class Container:
         self._processes: dict[str, GuestProcess] = {}
         self._next = 1
         self._before_pause = record.status
+        self._goes_on = asyncio.Event()
+        self._goes_on.set()
         self.events = EventLog(sandbox.agent, record.id)
 
     @property
@@ -307,14 +309,16 @@ class Container:
                 self.note(status=Status.CREATED)
             raise
 
-    async def exec(self, oci_process: bytes, fds: Mapping[str, int], *, terminal: bool) -> None:
-        """Adds a process, which then lives by itself."""
+    async def exec(self, oci_process: bytes, fds: Mapping[str, int], *, terminal: bool, wait_for_resume: bool) -> None:
+        """Adds a process, which then lives by itself; to a paused container once it goes on, if that is wanted."""
         process = Process(self.id, f"exec-{self._next}")
         self._next += 1
         guest = GuestProcess(self._sandbox, process, fds, terminal=terminal)
         try:
-            self.record.status.check_exec()
             await guest.meet_shim()
+            if wait_for_resume:
+                await guest.while_shim_lives(self._goes_on.wait())
+            self.record.status.check_exec()
             await self._sandbox.guard(self._sandbox.agent.exec(process, oci_process, guest.stdio()))
         except BaseException:
             guest.abandon()
@@ -340,6 +344,7 @@ class Container:
         self.record.status.check_pause()
         await self._sandbox.guard(self._sandbox.agent.pause(self.id))
         self._before_pause = self.record.status
+        self._goes_on.clear()
         self.note(status=Status.PAUSED)
 
     async def resume(self) -> None:
@@ -347,6 +352,7 @@ class Container:
         self.record.status.check_resume()
         await self._sandbox.guard(self._sandbox.agent.resume(self.id))
         self.note(status=self._before_pause)
+        self._goes_on.set()
 
     async def update(self, resources: Mapping[str, Any]) -> None:
         """Sets the limits of the OCI's `resources` on the host, in the guest, and in the kept config: all or none."""
@@ -397,6 +403,7 @@ class Container:
         """Waits for the end of init, records it, and then lets it show to the engine."""
         init = self._processes[INIT]
         code = await init.exit_code
+        self._goes_on.set()
         for guest in list(self._processes.values()):
             if guest is not init:
                 with suppress(TimeoutError):

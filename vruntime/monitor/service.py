@@ -185,7 +185,12 @@ class Service:
         return {}
 
     async def _exec(self, request: Request, fds: Fds) -> Mapping[str, Any]:
-        await self._container(request).exec(request["process"].encode(), fds, terminal="terminal" in fds)
+        await self._container(request).exec(
+            request["process"].encode(),
+            fds,
+            terminal="terminal" in fds,
+            wait_for_resume=request["wait_for_resume"],
+        )
         return {}
 
     async def _kill(self, request: Request, _: Fds) -> Mapping[str, Any]:
