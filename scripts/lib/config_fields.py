@@ -14,13 +14,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from specification import write_or_check
+
 from vruntime.oci import schema, support
 from vruntime.oci.config import OciConfig
 from vruntime.oci.defaults import default_spec
-
-SPECIFICATION = Path(__file__).resolve().parents[2] / "SPECIFICATION.md"
-BEGIN = "<!-- written by scripts/config-fields: begin -->"
-END = "<!-- written by scripts/config-fields: end -->"
 
 Keys = tuple[str, ...]
 
@@ -217,16 +215,5 @@ def table() -> str:
     return "\n".join(rows)
 
 
-def main() -> int:
-    """Writes the section, or compares it."""
-    before, rest = SPECIFICATION.read_text().split(BEGIN)
-    after = rest.split(END)[1]
-    current = f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
-    if sys.argv[1:] == ["--check"]:
-        return int(current != SPECIFICATION.read_text())
-    SPECIFICATION.write_text(current)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check("scripts/config-fields", table()))

@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SPECIFICATION = REPOSITORY / "SPECIFICATION.md"
 CASES = REPOSITORY / "tests/conformance"
-BEGIN = "<!-- written by scripts/conformance: begin -->"
-END = "<!-- written by scripts/conformance: end -->"
 TITLES = {"runc": "runc 1.1.5", "crun": "crun 1.8.1", "vruntime": "vruntime"}
 LONGEST = 160
 
 sys.path[:0] = [str(CASES), str(REPOSITORY / "tests/functional")]
 from differences import DIFFERENCES, HOST, NOT_YET, Difference  # noqa: E402
+from specification import write_or_check  # noqa: E402
 
 
 def rows() -> list[Any]:
@@ -83,16 +81,5 @@ def shown(value: Any) -> str:
     return f"`{text if len(text) <= LONGEST else text[: LONGEST - 3] + '...'}`"
 
 
-def main() -> int:
-    """Writes the section, or compares it."""
-    before, rest = SPECIFICATION.read_text().split(BEGIN)
-    after = rest.split(END)[1]
-    current = f"{before}{BEGIN}\n\n{section()}\n\n{END}{after}"
-    if sys.argv[1:] == ["--check"]:
-        return int(current != SPECIFICATION.read_text())
-    SPECIFICATION.write_text(current)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check("scripts/conformance", section()))
