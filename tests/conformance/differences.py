@@ -201,6 +201,9 @@ CRUN = {
     ),
     **_values("crun wants a version that it knows", "refused", "no-version", "version-unknown"),
     **_values(
+        "crun 1.8.1 cannot open the relative source of an id-mapped mount", "refused", "mount-idmap-without-namespace"
+    ),
+    **_values(
         "crun does not mind",
         "accepted",
         "args-missing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from inventory import Inventory, left_behind
 from runtimes import RUNC, VRUNTIME, Bundles, Edit, Runtime
 
 __all__ = ["Bundles", "Edit", "Runtime"]
+
+# Whoever starts the tests in the background has them ignore it, and so all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
