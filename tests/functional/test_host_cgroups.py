@@ -41,12 +41,14 @@ def directory(controller: str, path: str) -> Path:
 
 @pytest.fixture(autouse=True)
 def parent(nothing_left_behind: None) -> Iterator[str]:
-    """A name of this test's own, below the roots; what is left of it there is removed, if it is empty."""
+    """A name of this test's own, below the roots or our own groups; what is left of it is removed, if it is empty."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     yield f"/{name}"
+    own = {group.lstrip("/") for group in groups_of("self").values()}
     for hierarchy in (*ROOT.iterdir(), ROOT):
-        with suppress(OSError):
-            (hierarchy / name).rmdir()
+        for group in {"", *own}:
+            with suppress(OSError):
+                (hierarchy / group / name).rmdir()
 
 
 def limited(path: str | None, **limits: Any) -> Edit:
