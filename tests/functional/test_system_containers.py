@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from waiting import eventually
+from waiting import becomes, eventually
 
 if TYPE_CHECKING:
     from conftest import Bundles, Runtime
@@ -99,7 +99,7 @@ def test_systemd_reaches_multi_user_and_stops_when_asked(vruntime: Runtime, debi
     output(
         vruntime, container_id, "systemctl", "set-property", "--runtime", "systemd-journald.service", "MemoryMax=50M"
     )
-    eventually(lambda: output(vruntime, container_id, *limit, check=False) == str(50 << 20))
+    becomes(lambda: output(vruntime, container_id, *limit, check=False), str(50 << 20), BOOT)
     scope = ("systemd-run", "--scope", "--quiet", "--property=TasksMax=23", "cat")
     assert output(vruntime, container_id, *scope, "/proc/self/cgroup").startswith("0::/system.slice/run-")
 

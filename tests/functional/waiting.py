@@ -18,6 +18,14 @@ def eventually(condition: Callable[[], T], timeout: float = 15.0) -> T:
     return result
 
 
+def becomes(read: Callable[[], T], expected: T, timeout: float = 15.0) -> None:
+    """Waits until `read` gives what is expected; AssertionError with what it gave last when it does not in time."""
+    deadline = time.monotonic() + timeout
+    while (seen := read()) != expected:
+        assert time.monotonic() < deadline, f"not {expected!r} within {timeout} s, but {seen!r}"
+        time.sleep(0.02)
+
+
 def settled(read: Callable[[], T], timeout: float, *, still: float = 1.0) -> T:
     """What `read` gives once it has given the same for `still` seconds; AssertionError when it never does."""
     deadline = time.monotonic() + timeout
