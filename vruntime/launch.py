@@ -7,22 +7,23 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vruntime import accelerator, descriptors, streams, terminal
+from vruntime import accelerator, descriptors, namespaces, streams, terminal
 from vruntime.cgroups.group import Group, is_rootless
 from vruntime.cgroups.limits import Overhead
 from vruntime.container import CONFIG_FILE, Record, now
 from vruntime.control import Connection, MonitorSilent
 from vruntime.errors import ContainerError, HostError, SandboxError, VruntimeError
 from vruntime.globals import Globals
-from vruntime.hooks import Hooks
+from vruntime.hooks import CREATING, Hooks
 from vruntime.log import Log
 from vruntime.monitor.config import GUEST_NOTIFY_PATH, GUEST_PATH, LOG, Bind, Overlay, SandboxConfig
+from vruntime.network.namespace import Namespace
 from vruntime.oci.config import NOTIFY_DIRECTORY, OciConfig, load_config
 from vruntime.remove import END_TIMEOUT, remove
 from vruntime.settings import Settings, VmSettings
@@ -83,11 +84,13 @@ class Monitor:
         """Its process, which is in the sandbox's mount namespace once it has launched."""
         return self._child.pid
 
-    def launch(self, root: Path, sandbox: SandboxConfig) -> None:
+    def launch(self, root: Path, sandbox: SandboxConfig, namespace: Namespace) -> None:
         """Has it launch the machine, without waiting for it; `root` is that of the state."""
         self._sandbox = sandbox
         with self._last_words():
-            self.connection.ask("launch", root=os.path.abspath(root), sandbox=sandbox.to_wire())
+            fds = namespace.fds
+            self.connection.ask("launch", fds=fds, root=os.path.abspath(root), sandbox=sandbox.to_wire())
+        namespace.close_given()
 
     def launched(self) -> None:
         """Waits until the sandbox's processes run and its mount namespace is there; the guest boots on."""
@@ -96,11 +99,11 @@ class Monitor:
                 self.connection.answer("launch")
             self._launched = True
 
-    def create(self, request: dict[str, Any], caller: streams.Caller) -> dict[str, Any]:
+    def create(self, request: dict[str, Any], fds: Mapping[str, int]) -> dict[str, Any]:
         """Has it make the container; waits until the container is there."""
         timeout = self._sandbox.boot_timeout + self._sandbox.request_timeout + MARGIN
         with suppress(MonitorSilent):  # a monitor that has hung up has said why, or its silence is told below
-            self.connection.ask("create", timeout=timeout, fds=list(caller.fds.values()), **request)
+            self.connection.ask("create", timeout=timeout, fds=list(fds.values()), names=list(fds), **request)
         self.launched()
         with self._last_words():
             return self.connection.answer("create", timeout=timeout)
@@ -145,6 +148,8 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     store = Store(globals_.root)
     sandbox = _sandbox_config(globals_.settings, store, container_id, config)
     group = _plan_group(globals_, sandbox, config)
+    namespace = _network_namespace(globals_.settings, config)
+    undo.callback(namespace.close)
     log.debug(f"phase validate: {_milliseconds(began)} ms")
 
     store.reserve(container_id)
@@ -157,20 +162,24 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     undo.callback(monitor.end)  # before its state and its group are removed
     _write_state(store, hooks.record, config, options)
     group = _make_group(store, container_id, group, monitor, config)
-    monitor.launch(store.root, replace(sandbox, group=group.paths, oom_kills=group.oom_kills()))
+    monitor.launch(store.root, replace(sandbox, group=group.paths, oom_kills=group.oom_kills()), namespace)
     caller = streams.prepare(
         wants_terminal=config.terminal,
         console_socket=options.console_socket,
         size=_console_size(config),
         preserved=preserved,
-        shim_place=_namespaces_to_find(monitor) if hooks.before_create else nullcontext(),
+        shim_place=_namespaces_to_find(monitor if hooks.before_create else None, namespace),
         group=group.paths,
         undo=undo,
     )
     if hooks.before_create:
         hooks.run_before_create(caller.shim.pid, monitor.pid)
-    reply = monitor.create(_request(hooks.record, config, options, caller, sandbox.machine), caller)
+    network, listener = _join_network(namespace, config)
+    request = _request(hooks.record, config, options, caller, sandbox.machine) | {"network": network}
+    with listener:
+        reply = monitor.create(request, caller.fds | {"network": listener.fileno()})
     caller.close_given()
+    namespace.close()
     _log_phases(log, reply, sandbox.machine)
     log.debug(f"phase create: {_milliseconds(began)} ms in all")
     undo.callback(_take_back, store, container_id, monitor, log)
@@ -283,14 +292,37 @@ def _console_size(config: OciConfig) -> tuple[int, int] | None:
     return (size["height"], size["width"]) if size else None
 
 
-@contextmanager
-def _namespaces_to_find(monitor: Monitor) -> Iterator[None]:
-    """What a hook finds by the pid that it is told is the sandbox's or the container's own, and nothing of the host."""
-    from vruntime import namespaces  # noqa: PLC0415  few containers need it
+def _network_namespace(settings: Settings, config: OciConfig) -> Namespace:
+    path, hooks = config.network_namespace, any(config.hooks.get(kind) for kind in CREATING)
+    return Namespace(
+        path,
+        # What fills a new namespace without a hook comes later, and is one interface (`ctr run --cni`).
+        devices=settings.network.devices if path or hooks else 1,
+        pinned=settings.network.pin_addresses,
+        filled_by_hooks=hooks,
+    )
 
-    monitor.launched()
+
+def _join_network(namespace: Namespace, config: OciConfig) -> tuple[dict[str, Any], socket.socket]:
+    """What the monitor is told of the network, and the socket that hears of changes since."""
+    listener = namespace.listen()
+    description = namespace.join()
+    network = {"network": namespace.network.to_wire(), "description": description.to_wire()}
+    return network | {"resolv_conf": config.resolv_conf}, listener
+
+
+@contextmanager
+def _namespaces_to_find(monitor: Monitor | None, namespace: Namespace) -> Iterator[None]:
+    """What is found by the shim's pid is the sandbox's or the container's own, and nothing of the host.
+
+    The network always: there are engines that fill it when the container has been made. The mounts, of the monitor,
+    where there are hooks.
+    """
+    if monitor is not None:
+        monitor.launched()
+    mounts = nullcontext() if monitor is None else namespaces.mounts_of(monitor.pid)
     try:
-        with namespaces.new_network(), namespaces.mounts_of(monitor.pid):
+        with namespaces.network(namespace.fd), mounts:
             yield
     except OSError as error:
         raise HostError(f"cannot make the namespaces that hooks find by the container's pid: {error}") from error
@@ -341,7 +373,6 @@ def _request(
         "readonly": config.readonly,
         "binds": [bind.to_wire() for bind in binds],
         "destinations": destinations,
-        "names": list(caller.fds),
         "shim": caller.identity,
     }
 

@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 
 from vruntime import linux
 
+_OWN_NETWORK = "/proc/thread-self/ns/net"
+
 
 @contextmanager
 def mounts_of(pid: int) -> Iterator[None]:
@@ -27,13 +29,24 @@ def mounts_of(pid: int) -> Iterator[None]:
 
 
 @contextmanager
-def new_network() -> Iterator[None]:
-    """A network namespace with nothing in it is ours meanwhile; it goes with the last process that is left in it."""
+def network(namespace: int) -> Iterator[None]:
+    """The network namespace of this descriptor is that of this thread meanwhile."""
     with ExitStack() as opened:
-        ours = _open("/proc/self/ns/net", os.O_RDONLY, opened)
-        linux.unshare(linux.CLONE_NEWNET)
+        ours = _open(_OWN_NETWORK, os.O_RDONLY, opened)
+        linux.setns(namespace, linux.CLONE_NEWNET)
         try:
             yield
+        finally:
+            linux.setns(ours, linux.CLONE_NEWNET)
+
+
+def new_network() -> int:
+    """A descriptor of a new network namespace with nothing in it; it goes with the last that is in it or holds it."""
+    with ExitStack() as opened:
+        ours = _open(_OWN_NETWORK, os.O_RDONLY, opened)
+        linux.unshare(linux.CLONE_NEWNET)
+        try:
+            return os.open(_OWN_NETWORK, os.O_RDONLY | os.O_CLOEXEC)
         finally:
             linux.setns(ours, linux.CLONE_NEWNET)
 

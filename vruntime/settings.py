@@ -76,6 +76,14 @@ class AgentSettings:
 
 
 @dataclass(frozen=True)
+class NetworkSettings:
+    """[network]: the network of containers."""
+
+    devices: int
+    pin_addresses: bool
+
+
+@dataclass(frozen=True)
 class ImageSettings:
     """[image]: images and what containers made of them write. Sizes are in bytes."""
 
@@ -89,6 +97,7 @@ class Settings:
 
     vm: VmSettings
     agent: AgentSettings
+    network: NetworkSettings
     image: ImageSettings
     sources: Mapping[str, str]
     """The file of each setting by its name (`vm.memory`), or `default` or `command line`."""
@@ -247,6 +256,14 @@ RECORDS: Final = (
         "Seconds for any later answer of the agent (1 to 3600).",
     ),
     Record(
+        "network", "devices", 4, _number(1, 5),
+        "Network devices of a guest whose engine gives it a network: as many interfaces can be connected (1 to 5).",
+    ),
+    Record(
+        "network", "pin_addresses", True, _boolean,
+        "Drop what a guest sends with an address that its interface does not have on the host.",
+    ),
+    Record(
         "image", "directory", "/var/lib/vruntime", _path,
         "Where images are unpacked, and what a container made of one writes is kept until it is deleted.",
     ),
@@ -277,6 +294,7 @@ def load(config: Path | None = None, *, allow_emulation: bool | None = None) -> 
     return Settings(
         vm=VmSettings(**_section(values, "vm")),
         agent=AgentSettings(**_section(values, "agent")),
+        network=NetworkSettings(**_section(values, "network")),
         image=ImageSettings(**_section(values, "image")),
         sources=MappingProxyType(sources),
     )

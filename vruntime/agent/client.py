@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,6 +22,8 @@ MAX_MESSAGE = 4 << 20
 MAX_TEXT = 4096
 MAX_PROCESSES = 32768
 MAX_DETAILS = 256
+MAX_QUERIES = 256
+MAX_QUERY = 65535
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),
@@ -67,6 +70,15 @@ class Process:
     process_id: str
 
 
+@dataclass(frozen=True)
+class NameQuery:
+    """What a container asks one of its name servers."""
+
+    message: bytes
+    tcp: bool
+    name_server: str
+
+
 class Agent:
     """The agent at the other end of the unix socket at `path`; `timeout` bounds each call, in seconds."""
 
@@ -77,6 +89,7 @@ class Agent:
         self._containers = rpc.ContainersStub(self._channel)
         self._processes = rpc.ProcessesStub(self._channel)
         self._streams = rpc.StreamsStub(self._channel)
+        self._networks = rpc.NetworksStub(self._channel)
 
     async def close(self) -> None:
         """Ends the connection, with every call on it."""
@@ -99,7 +112,14 @@ class Agent:
         await _answer("shut down", self._sandbox.Shutdown(pb.ShutdownRequest(), timeout=timeout))
 
     async def create(
-        self, container_id: str, oci_config: bytes, stdio: pb.Stdio, *, notify: bool = False, hook_state: bytes = b""
+        self,
+        container_id: str,
+        oci_config: bytes,
+        stdio: pb.Stdio,
+        *,
+        notify: bool = False,
+        hook_state: bytes = b"",
+        network: pb.Network | None = None,
     ) -> None:
         """Makes a container that waits for its start; ExecutableError when its program cannot be executed.
 
@@ -107,7 +127,12 @@ class Agent:
         startContainer hooks are told, but for the pid.
         """
         request = pb.CreateRequest(
-            container_id=container_id, oci_config=oci_config, stdio=stdio, notify=notify, hook_state=hook_state
+            container_id=container_id,
+            oci_config=oci_config,
+            stdio=stdio,
+            notify=notify,
+            hook_state=hook_state,
+            network=network,
         )
         _check(await self._call("create container", self._containers.Create, request))
 
@@ -219,6 +244,41 @@ class Agent:
         finally:
             feeding.cancel()
             await asyncio.wait({feeding})
+
+    async def configure_network(self, container_id: str, network: pb.Network) -> None:
+        """Brings the network of a container to what is asked."""
+        request = pb.ConfigureNetworkRequest(container_id=container_id, network=network)
+        await self._call("configure the network", self._networks.Configure, request)
+
+    async def forward_names(self, container_id: str, ask: Callable[[NameQuery], Awaitable[bytes]]) -> None:
+        """Answers what a container asks its name servers by `ask`, until it has ended.
+
+        More than MAX_QUERIES at once, or one that is none, are left unanswered.
+        """
+        call = self._networks.ForwardNames()
+        asking: set[asyncio.Task[None]] = set()
+        writing = asyncio.Lock()
+
+        async def answer(number: int, query: NameQuery) -> None:
+            message = await ask(query)
+            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the call has ended meanwhile
+                async with writing:
+                    await call.write(pb.NameAnswer(number=number, message=message[:MAX_QUERY]))
+
+        try:
+            await call.write(pb.NameAnswer(container_id=container_id))
+            async for query in call:
+                if len(asking) < MAX_QUERIES and len(query.message) <= MAX_QUERY and len(query.name_server) == 4:
+                    server = socket.inet_ntop(socket.AF_INET, query.name_server)
+                    task = asyncio.create_task(answer(query.number, NameQuery(query.message, query.tcp, server)))
+                    asking.add(task)
+                    task.add_done_callback(asking.discard)
+        except grpc.aio.AioRpcError as error:
+            raise AgentError(f"forward names: {_text(error.details() or '', MAX_TEXT)}") from error
+        finally:
+            for task in asking:
+                task.cancel()
+            call.cancel()
 
     async def _call(self, what: str, method: Any, request: Any) -> Any:
         return await _answer(what, method(request, timeout=self._timeout))

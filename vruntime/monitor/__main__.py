@@ -28,13 +28,14 @@ def main() -> int:
     """Launches the sandbox that the first request describes, and serves it to its end."""
     close_on_exec_from(CONNECTION_FD)
     starter = socket.socket(fileno=CONNECTION_FD)
-    request = _first_request(starter)
-    if request is None:
+    received = _first_request(starter)
+    if received is None:
         return 0
+    request, (namespace, *taps) = received
     config = SandboxConfig.from_wire(request["sandbox"])
     try:
         _log_to(config.directory / LOG)
-        helpers = launch(config)
+        helpers = launch(config, namespace, taps)
     except (VruntimeError, OSError) as error:
         known = error if isinstance(error, VruntimeError) else SandboxError(f"launch: {error}")
         control.send(starter, {"error": to_wire(known)})
@@ -67,11 +68,12 @@ def load_asyncio() -> None:
         del sys.modules["ssl"]
 
 
-def _first_request(starter: socket.socket) -> dict[str, Any] | None:
-    header = starter.recv(control.HEADER_SIZE, socket.MSG_WAITALL)
+def _first_request(starter: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """The request and the descriptors that came with it; None when nothing is to run."""
+    header, fds = control.receive_some(starter, control.HEADER_SIZE)
     if not header:
         return None
-    return control.decode(starter.recv(control.header_length(header), socket.MSG_WAITALL))
+    return control.decode(starter.recv(control.header_length(header), socket.MSG_WAITALL)), fds
 
 
 def _log_to(path: Path) -> None:

@@ -21,6 +21,7 @@ from vruntime.container import CONFIG_FILE, Record, Status
 from vruntime.descriptors import Kind
 from vruntime.errors import AgentError, AgentSilent, ContainerError, HostError, SandboxError, VruntimeError
 from vruntime.monitor.events import EventLog
+from vruntime.monitor.network import ContainerNetwork
 from vruntime.monitor.sandbox import Sandbox
 from vruntime.monitor.stdio import STDERR, STDIN, STDOUT, Input, Output
 from vruntime.oci import resources as oci_resources
@@ -268,6 +269,7 @@ class Container:
         self._goes_on = asyncio.Event()
         self._goes_on.set()
         self.events = EventLog(sandbox.agent, record.id)
+        self.network: ContainerNetwork | None = None
 
     @property
     def id(self) -> str:
@@ -278,19 +280,35 @@ class Container:
         """Changes the record on disk."""
         self.record = self.record.update(self._store, **changes)
 
-    async def create(self, config: bytes, fds: Mapping[str, int], *, terminal: bool, hook_state: bytes) -> GuestProcess:
+    async def create(
+        self,
+        config: bytes,
+        fds: Mapping[str, int],
+        *,
+        terminal: bool,
+        hook_state: bytes,
+        network: ContainerNetwork | None,
+    ) -> GuestProcess:
         """Makes the container in the guest, with its init waiting for start."""
         init = GuestProcess(self._sandbox, Process(self.id, INIT), fds, terminal=terminal)
         try:
             await init.meet_shim()
             await init.while_shim_lives(self._sandbox.up())
             making = self._sandbox.agent.create(
-                self.id, config, init.stdio(), notify=self.record.notify, hook_state=hook_state
+                self.id,
+                config,
+                init.stdio(),
+                notify=self.record.notify,
+                hook_state=hook_state,
+                network=None if network is None else network.wanted(),
             )
             await init.while_shim_lives(self._sandbox.guard(making))
         except BaseException:
             init.abandon()
             raise
+        if network is not None:
+            self.network = network
+            network.watch()
         await init.begin()
         self._processes[INIT] = init
         self.note(status=Status.CREATED)
@@ -301,6 +319,8 @@ class Container:
     async def start(self, *, hooks_time: float | None) -> None:
         """Starts the program of the container, after its startContainer hooks, which have that many seconds."""
         self.record.status.check_start()
+        if self.network is not None:
+            await self.network.settle()  # what an engine has set up since the container was made
         self.note(status=Status.RUNNING)  # first: a program that runs must not be left with a record that cannot say so
         try:
             await self._sandbox.guard(self._sandbox.agent.start(self.id, hooks_time=hooks_time))
@@ -413,4 +433,6 @@ class Container:
         except HostError as error:  # a full disk, say: that we are gone will show that the container has stopped
             with suppress(OSError):  # our log may lie on that disk too
                 print(error, file=sys.stderr)
+        if self.network is not None:
+            self.network.close()
         init.finish(code)

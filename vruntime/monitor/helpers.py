@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from vruntime.vm import machine
 
 # A sandbox's QEMU runs as a user of its own, found without a register: this plus the monitor's pid (at most 2^22).
 FIRST_USER = 2_000_000_000
+# The number of the first tap's descriptor in QEMU.
+FIRST_TAP = 7
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,15 @@ class Helpers:
     qemu: Child
     console: socket.socket
     qmp: socket.socket
+    namespace: int
+    """The network namespace of the taps."""
 
     output: dict[str, int]
     """What each helper says, by its name: the reading end of a pipe."""
 
 
-def launch(config: SandboxConfig) -> Helpers:
-    """Makes the shared directory and starts virtiofsd and QEMU; neither is waited for."""
+def launch(config: SandboxConfig, namespace: int, taps: Sequence[int]) -> Helpers:
+    """Makes the shared directory and starts virtiofsd and QEMU; neither is waited for. QEMU alone has the taps then."""
     began = time.monotonic()
     share = Share(config.directory)
     share.make()
@@ -55,9 +60,12 @@ def launch(config: SandboxConfig) -> Helpers:
             4: qmp_end.fileno(),
             5: _listen(config, "agent.sock", given).fileno(),
             6: _connect_once(config, "virtiofsd.sock", given).fileno(),
+            **dict(enumerate(taps, FIRST_TAP)),
         }
+        for tap in taps:
+            given.callback(os.close, tap)
         qemu = _start_qemu(config, fds)
-    return Helpers(began, share, virtiofsd, qemu, console, qmp, output)
+    return Helpers(began, share, virtiofsd, qemu, console, qmp, namespace, output)
 
 
 def _start_virtiofsd(config: SandboxConfig, share: Share, listener: socket.socket, output: int) -> Child:
@@ -81,7 +89,8 @@ def _start_virtiofsd(config: SandboxConfig, share: Share, listener: socket.socke
 
 
 def _start_qemu(config: SandboxConfig, fds: dict[int, int]) -> Child:
-    argv = machine.command_line(config.machine, machine.Descriptors(console=3, qmp=4, agent=5, virtiofs=6))
+    taps = tuple(fd for fd in fds if fd >= FIRST_TAP)
+    argv = machine.command_line(config.machine, machine.Descriptors(console=3, qmp=4, agent=5, virtiofs=6, taps=taps))
     user = FIRST_USER + os.getpid()
     return spawn("qemu", tied_to_us(argv, user=user, groups=_kvm_group(config)), fds=fds)
 

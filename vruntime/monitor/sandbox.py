@@ -51,6 +51,7 @@ class Sandbox:
         self._virtiofsd = helpers.virtiofsd
         self._output = {name: Output(fd, console.Ring(64 << 10)) for name, fd in helpers.output.items()}
         self._began = helpers.began
+        self.namespace = helpers.namespace
         self._ending = False
 
     # -- life ---------------------------------------------------------------------------------------------------

@@ -14,8 +14,10 @@ from typing import Any
 from vruntime import control
 from vruntime.container import Status, load
 from vruntime.errors import NoSuchContainer, SandboxError, VruntimeError, to_wire
+from vruntime.monitor import messages
 from vruntime.monitor.config import Bind, Overlay
 from vruntime.monitor.containers import Container
+from vruntime.monitor.network import ContainerNetwork
 from vruntime.monitor.notify import ServiceManager
 from vruntime.monitor.readiness import readable
 from vruntime.monitor.sandbox import Sandbox
@@ -83,32 +85,32 @@ class Service:
         sock.setblocking(False)
         reply = None
         with suppress(OSError, SandboxError, EOFError):
-            reply = await self._answer_while_wanted(sock, *await _receive(sock))
+            reply = await self._answer_while_wanted(sock, *await messages.receive(sock))
         if reply is None:
             self._ended.set()
             return
         if "error" not in reply:
             with suppress(OSError):
-                await _send(sock, reply)
+                await messages.send(sock, reply)
                 await self._serve(sock)
             return
         await self._sandbox.shutdown()  # first: whoever reads of the failure finds nothing left
         with suppress(OSError):
-            await _send(sock, reply)
+            await messages.send(sock, reply)
         self._ended.set()
 
     async def _serve(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         with sock, suppress(OSError, SandboxError, EOFError):
             while True:
-                request, fds = await _receive(sock)
+                request, fds = await messages.receive(sock)
                 if request.get("op") == "event":  # which may come never
                     reply = await self._answer_while_wanted(sock, request, fds)
                 else:
                     reply = await self._answer(request, fds)
                 if reply is None:
                     return
-                await _send(sock, reply)
+                await messages.send(sock, reply)
 
     async def _answer_while_wanted(
         self, sock: socket.socket, request: Request, fds: list[int]
@@ -161,7 +163,12 @@ class Service:
             )
             config = _with_fresh_mount_points(request["config"], made)
             hook_state = json.dumps(record.hook_state(Status.CREATED, 0)) if record.hooks else ""
-            await container.create(config.encode(), fds, terminal="terminal" in fds, hook_state=hook_state.encode())
+            network = None
+            if "network" in request:
+                network = ContainerNetwork(self._sandbox, record.id, request["network"], fds.pop("network"))
+            await container.create(
+                config.encode(), fds, terminal="terminal" in fds, hook_state=hook_state.encode(), network=network
+            )
         except BaseException:
             container.note(status=Status.STOPPED, error=self._sandbox.obituary())
             raise
@@ -263,33 +270,3 @@ def _with_fresh_mount_points(config: str, made: Sequence[str]) -> str:
             options.insert(0, "mode=1777")  # a mode of its own comes later, and prevails
         above.append(at)
     return json.dumps(document)
-
-
-async def _send(sock: socket.socket, message: dict[str, Any]) -> None:
-    await asyncio.get_running_loop().sock_sendall(sock, control.encode(message))
-
-
-async def _receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    fds: list[int] = []
-    try:
-        length = control.header_length(await _exactly(sock, control.HEADER_SIZE, fds))
-        return control.decode(await _exactly(sock, length, fds)), fds
-    except BaseException:
-        for fd in fds:
-            os.close(fd)
-        raise
-
-
-async def _exactly(sock: socket.socket, count: int, fds: list[int]) -> bytes:
-    data = bytearray()
-    while len(data) < count:
-        try:
-            part, received = control.receive_some(sock, count - len(data))
-        except BlockingIOError:
-            await readable(sock.fileno())
-            continue
-        fds += received
-        if not part:
-            raise EOFError
-        data += part
-    return bytes(data)

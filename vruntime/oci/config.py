@@ -15,7 +15,7 @@ from typing import Any, Final
 from vruntime.errors import ConfigError
 from vruntime.idmap import IdMapping
 from vruntime.oci import checks, cpuset, resources, schema, strict_json, support
-from vruntime.oci.document import Json, mapping, member, string
+from vruntime.oci.document import Json, array, mapping, member, string
 from vruntime.oci.faults import refuse
 from vruntime.oci.process import Process
 
@@ -129,6 +129,18 @@ class OciConfig:
     def annotations(self) -> Mapping[str, str]:
         """Free-form labels; they configure nothing."""
         return mapping(self.document, "annotations")
+
+    @property
+    def network_namespace(self) -> str | None:
+        """The path of the network namespace that an engine has made on the host; None: a new one."""
+        listed = array(self.document, "linux", "namespaces")
+        return next((entry.get("path") or None for entry in listed if entry["type"] == "network"), None)
+
+    @property
+    def resolv_conf(self) -> str | None:
+        """The file of the host that the container has as its /etc/resolv.conf, if any."""
+        mounts = (mount for mount in self.mounts if mount.destination == "/etc/resolv.conf" and mount.is_bind)
+        return next((mount.source for mount in mounts), None)
 
     @property
     def hooks(self) -> Mapping[str, list[Json]]:

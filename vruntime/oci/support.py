@@ -18,6 +18,9 @@ OCI_VERSION_MAX: Final = "1.2.0"
 NAMESPACES: Final = ("cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts")
 """The namespaces that a container gets of its own, inside the guest."""
 
+JOINED_NAMESPACES: Final = ("network",)
+"""Those of which an existing one can be named: what it holds on the host is carried into the guest."""
+
 PRIVATE_NAMESPACES: Final = ("ipc", "mount", "network", "pid")
 """Those without which a container would share the host's, which a machine of its own cannot."""
 
@@ -184,7 +187,7 @@ def _namespace_refusals(namespaces: list[Any]) -> Iterator[str]:
     for index, namespace in enumerate(namespaces):
         kind = string(namespace, "type")
         listed.add(kind)
-        if member(namespace, "path"):
+        if member(namespace, "path") and kind not in JOINED_NAMESPACES:
             path = json_path("linux", "namespaces", index, "path")
             yield f"{path}: joining an existing {kind} namespace is not supported"
     for kind in PRIVATE_NAMESPACES:

@@ -42,6 +42,7 @@ class Descriptors:
     qmp: int
     agent: int
     virtiofs: int
+    taps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def command_line(machine: Machine, fds: Descriptors) -> list[str]:
         *_agent_channel(fds.agent),
         *_shared_directory(fds),
         *_entropy(),
+        *_network(fds.taps),
     ]
 
 
@@ -183,6 +185,15 @@ def _entropy() -> list[str]:
         "-device",
         "virtio-rng-device,rng=entropy",
     ]
+
+
+def _network(taps: tuple[int, ...]) -> list[str]:
+    """A device for each tap; the guest knows them by their first addresses, as agent.proto has it."""
+    arguments = []
+    for number, fd in enumerate(taps):
+        arguments += ["-netdev", f"tap,id=net{number},fd={fd}"]
+        arguments += ["-device", f"virtio-net-device,netdev=net{number},mac=02:76:72:00:00:{number:02x}"]
+    return arguments
 
 
 def quote(value: str) -> str:
