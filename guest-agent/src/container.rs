@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::held;
 use crate::init::protocol::{Create, Exec, Request};
 use crate::launch::{Conversation, Launched, Place, launch, start};
+use crate::network::Namespace;
 use crate::notify::NotifySocket;
 use crate::process::Process;
 use crate::reaper::Reaper;
@@ -107,6 +108,8 @@ pub struct Container {
     init: Arc<Process>,
     state: Mutex<State>,
     notify: Option<NotifySocket>,
+    /// The network namespace that was made for it.
+    network: Option<Namespace>,
     /// What the container has of the share, held until it is deleted.
     _shared: Vec<OwnedFd>,
     /// Its namespaces, likewise.
@@ -169,6 +172,7 @@ impl Containers {
             stdio,
             notify,
             hook_state,
+            network,
         } = wish;
         let window = stdio.window;
         let descriptors = stdio.kinds(spec.process().as_ref());
@@ -186,6 +190,7 @@ impl Containers {
             cgroup: &cgroup,
             init: None,
             cpus: None,
+            network: Some(&network),
         };
         let launched = match launch(place, &request, &descriptors).await {
             Ok(launched) => launched,
@@ -202,6 +207,7 @@ impl Containers {
             exit,
             streams,
             conversation,
+            network,
         } = launched;
         Ok(Container {
             id: id.to_owned(),
@@ -214,6 +220,7 @@ impl Containers {
                 processes: HashMap::new(),
             }),
             notify,
+            network,
             _shared: shared,
             _namespaces: held::namespaces(pid),
         })
@@ -225,6 +232,7 @@ impl Containers {
         let result = container.cgroup.destroy().await;
         if result.is_ok() {
             container.init.exit().wait().await;
+            container.give_devices_back().await;
         }
         let mut table = self.table();
         match result {
@@ -344,6 +352,7 @@ impl Container {
             cgroup: &self.cgroup,
             init: Some(self.init.pid),
             cpus: affinity.as_ref().and_then(|affinity| affinity.initial().as_deref()),
+            network: None,
         };
         let result = launch(place, &request, &descriptors).await;
         let mut state = self.state();
@@ -388,6 +397,23 @@ impl Container {
         match &self.notify {
             Some(socket) => socket.receive().await,
             None => std::future::pending().await,
+        }
+    }
+
+    /// Its network namespace, which it may lack: it may be in another's, or the guest's.
+    pub fn network(&self) -> Result<&Namespace> {
+        self.network.as_ref().ok_or_else(|| {
+            Error::FailedPrecondition(format!("container {:?} has no network namespace of its own", self.id))
+        })
+    }
+
+    /// So that they wait for another container.
+    async fn give_devices_back(&self) {
+        if let Some(network) = &self.network
+            && let Err(error) = network.give_devices_back().await
+        {
+            // The kernel gives them back with the end of the namespace.
+            crate::log::warning(&format!("the network devices of container {:?}: {error:?}", self.id));
         }
     }
 

@@ -21,6 +21,8 @@ use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::init::hooks;
 use crate::init::protocol::{self, Event, Request};
+use crate::network::Namespace;
+use crate::network::wanted::Network;
 use crate::reaper::{Exit, Expectation, Reaper};
 use crate::scheduling;
 use crate::stdio::{self, ChildEnds, Kind, Streams};
@@ -37,6 +39,8 @@ pub struct Launched {
     pub exit: Exit,
     pub streams: Streams,
     pub conversation: Conversation,
+    /// The network namespace that was made.
+    pub network: Option<Namespace>,
 }
 
 /// Where a process is made.
@@ -47,6 +51,8 @@ pub struct Place<'a> {
     pub init: Option<Pid>,
     /// The CPUs to be on until the cgroup has been joined (`execCPUAffinity.initial`).
     pub cpus: Option<&'a str>,
+    /// What a network namespace that is made begins with.
+    pub network: Option<&'a Network>,
 }
 
 /// Makes a process, in the container's cgroup from its first instruction on. When that fails, nothing of it is left.
@@ -61,6 +67,7 @@ pub async fn launch(place: Place<'_>, request: &Request, descriptors: &[Kind]) -
         pids: vec![stage],
         exit: expectation.claim(stage),
         streams,
+        network: None,
     };
     let result = match Conversation::new(ours) {
         Ok(conversation) => {
@@ -72,13 +79,18 @@ pub async fn launch(place: Place<'_>, request: &Request, descriptors: &[Kind]) -
     match result {
         Ok(conversation) => {
             let Birth {
-                pids, exit, streams, ..
+                pids,
+                exit,
+                streams,
+                network,
+                ..
             } = birth;
             Ok(Launched {
                 pid: pids[pids.len() - 1],
                 exit,
                 streams,
                 conversation,
+                network,
             })
         }
         Err(error) => {
@@ -96,6 +108,7 @@ struct Birth<'a> {
     /// The end of the last of them.
     exit: Exit,
     streams: Streams,
+    network: Option<Namespace>,
 }
 
 impl Birth<'_> {
@@ -120,6 +133,11 @@ impl Birth<'_> {
                     self.pids.push(pid);
                     self.exit = expectation.claim(pid);
                 }
+                Some((Event::Network, Some(namespace))) => {
+                    self.furnish(namespace, place.network).await?;
+                    conversation.send(&Request::NetworkReady, None).await?;
+                }
+                Some((Event::Network, None)) => return Err(broken("a network without a namespace")),
                 Some((Event::Console, Some(master))) => self.streams.set_terminal(master)?,
                 Some((Event::Console, None)) => return Err(broken("a console without a terminal")),
                 Some((Event::Ready, _)) if self.pids.len() > 1 => return Ok(conversation),
@@ -133,7 +151,15 @@ impl Birth<'_> {
         }
     }
 
-    /// Kills what has been made, and waits until it has ended.
+    async fn furnish(&mut self, namespace: OwnedFd, wanted: Option<&Network>) -> Result<()> {
+        let (None, Some(wanted)) = (&self.network, wanted) else {
+            return Err(broken("a network at an unexpected time"));
+        };
+        let namespace = self.network.insert(Namespace::new(namespace));
+        namespace.bring_to(wanted.clone()).await
+    }
+
+    /// Kills what has been made, waits until it has ended, and has its network devices back.
     async fn abandon(mut self) {
         for pid in &self.pids {
             // It may have ended by itself.
@@ -141,6 +167,13 @@ impl Birth<'_> {
         }
         if tokio::time::timeout(END_DEADLINE, self.exit.wait()).await.is_err() {
             crate::log::warning("a killed process that was being set up has not ended");
+        }
+        if let Some(network) = self.network
+            && let Err(error) = network.give_devices_back().await
+        {
+            crate::log::warning(&format!(
+                "the network devices of a container that was given up: {error:?}"
+            ));
         }
     }
 }

@@ -4,8 +4,8 @@
 //! byte stream ([`channel`]), in one thread. Re-executed as `init`, it is single-threaded and becomes a process of a
 //! container ([`init`]).
 //!
-//! The way of a request: `server` -> `services` -> `container`, `process`, `stdio`, `events` -> {`launch`, `cgroup`, `stats`,
-//! `notify`, `held`, `ps`} ->
+//! The way of a request: `server` -> `services` -> `container`, `process`, `stdio`, `events` -> {`launch`, `network`, `cgroup`,
+//! `stats`, `notify`, `held`, `ps`} ->
 //! {`reaper`, `log`}.
 
 #![cfg_attr(not(test), no_main)]
@@ -23,6 +23,7 @@ mod init;
 mod launch;
 mod log;
 mod loopback;
+mod network;
 mod notify;
 mod process;
 mod ps;

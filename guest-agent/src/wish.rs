@@ -3,6 +3,7 @@
 use oci_spec::runtime::{Process, Spec};
 
 use crate::init::protocol::WindowSize;
+use crate::network::wanted::Network;
 use crate::stdio::{Kind, STANDARD};
 
 /// The container that the host wishes for.
@@ -13,6 +14,8 @@ pub struct Wish {
     pub notify: bool,
     /// What its startContainer hooks are told, as JSON, but for the pid.
     pub hook_state: String,
+    /// What its network namespace begins with.
+    pub network: Network,
 }
 
 /// What the host wishes for the descriptors of a process.

@@ -9,7 +9,7 @@ mod copy;
 mod devices;
 mod environment;
 mod executable;
-mod failure;
+pub mod failure;
 pub mod hooks;
 mod keyring;
 mod limits;
@@ -35,8 +35,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process::exit;
 
-use nix::fcntl::{AT_FDCWD, FcntlArg, FdFlag, OFlag, ResolveFlag, fcntl};
+use nix::fcntl::{AT_FDCWD, FcntlArg, FdFlag, OFlag, ResolveFlag, fcntl, open};
+use nix::sched::CloneFlags;
 use nix::sys::prctl::set_dumpable;
+use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, fork, pipe2, read, setsid, write};
 use oci_spec::runtime::{Process, Spec};
 
@@ -103,7 +105,11 @@ fn set_up(agent: &Agent, request: &Create, process: &Process) -> Result<()> {
     refuse_labels(process)?;
     set_oom_score(process.oom_score_adj(), &procfs)?;
     use_power(spec, process)?;
-    namespaces::enter(spec, &procfs)?;
+    if namespaces::enter(spec, &procfs)?.contains(CloneFlags::CLONE_NEWNET) {
+        agent.have_network_furnished()?;
+    }
+    // Those of the network may be of an interface of it.
+    sysctl::set(spec.linux().as_ref(), &procfs)?;
     continue_in_child(agent)?;
     keyring::join(&request.container)?;
     let rootfs = Rootfs::build(spec, agent.descriptors())?;
@@ -258,6 +264,20 @@ impl Agent {
             Some(Request::Start) => Ok(()),
             Some(_) => Err(Failure::invalid("only Start may follow Create")),
             // The container is deleted without having been started.
+            None => exit(1),
+        }
+    }
+
+    /// Gives the network namespace that has just been made to the agent, and waits until its interfaces are there.
+    fn have_network_furnished(&self) -> Result<()> {
+        let namespace = open("/proc/self/ns/net", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+            .context(|| "open the network namespace".into())?;
+        protocol::send_with_fd(self.socket.as_fd(), &Event::Network, namespace.as_fd())
+            .context(|| "give the network namespace to the agent".into())?;
+        match protocol::receive(self.socket.as_fd()).context(|| "wait for the network".into())? {
+            Some(Request::NetworkReady) => Ok(()),
+            Some(_) => Err(Failure::invalid("only NetworkReady may follow the network namespace")),
+            // The network cannot be had, and the container is given up.
             None => exit(1),
         }
     }

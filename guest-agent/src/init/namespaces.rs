@@ -1,9 +1,6 @@
 //! The namespaces of a container (runtime-spec: config-linux.md, "Namespaces").
 //!
-//! A listed network namespace is the guest's own: the virtual machine is what isolates the network, and its interfaces
-//! are already those of the container. Only together with a user namespace it is made, with the loopback interface up: the
-//! container's root has a right to /sys, and to the network's parameters, only where the network belongs to its user
-//! namespace. Each container has a mount and a cgroup namespace, listed or not: what it would share without is the agent's
+//! A network namespace begins with the loopback interface up; the agent adds the others. Each container has a mount and a cgroup namespace, listed or not: what it would share without is the agent's
 //! mounts and its division of the guest, which are nothing of the host's and no business of a container.
 
 use std::os::fd::AsFd;
@@ -20,7 +17,7 @@ use super::failure::{Context, Result};
 use super::outside::Outside;
 use super::procfs::Procfs;
 use super::protocol::Failure;
-use super::{sysctl, user_namespace};
+use super::user_namespace;
 use crate::loopback;
 
 const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
@@ -29,8 +26,8 @@ const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
 const ALWAYS: CloneFlags = CloneFlags::CLONE_NEWNS.union(CloneFlags::CLONE_NEWCGROUP);
 
 /// Enters the namespaces of a new container: joins those with a path, makes the others, and sets what belongs to them. A
-/// pid and a time namespace are those of the children only.
-pub fn enter(spec: &Spec, procfs: &Procfs) -> Result<()> {
+/// pid and a time namespace are those of the children only. Returns those that were made.
+pub fn enter(spec: &Spec, procfs: &Procfs) -> Result<CloneFlags> {
     let linux = spec.linux().as_ref();
     let mut made = own(linux);
     for namespace in listed(linux) {
@@ -58,7 +55,7 @@ pub fn enter(spec: &Spec, procfs: &Procfs) -> Result<()> {
         }
     }
     set_names(spec)?;
-    sysctl::set(linux, procfs)
+    Ok(made)
 }
 
 fn make(made: CloneFlags) -> Result<()> {
@@ -117,12 +114,7 @@ fn listed(linux: Option<&Linux>) -> impl Iterator<Item = &LinuxNamespace> {
 
 /// The namespaces that a container has of its own.
 fn own(linux: Option<&Linux>) -> CloneFlags {
-    let flags = listed(linux).fold(ALWAYS, |flags, namespace| flags | flag(namespace.typ()));
-    if flags.contains(CloneFlags::CLONE_NEWUSER) {
-        flags
-    } else {
-        flags - CloneFlags::CLONE_NEWNET
-    }
+    listed(linux).fold(ALWAYS, |flags, namespace| flags | flag(namespace.typ()))
 }
 
 /// The kernel's flag of a type of namespace.

@@ -7,6 +7,8 @@
 //! ```text
 //! agent                                 init
 //!   | --- Create, or Exec + pidfd -------> |   the pidfd is that of the container's init, as SCM_RIGHTS
+//!   | <--------- Network + its namespace - |   only after Create, if a network namespace has been made
+//!   | --- NetworkReady ------------------> |   its interfaces are there
 //!   | <-------------------------- Pid ---- |   the process that goes on; the one that was started exits with 0
 //!   | <------------ Console + pty master - |   only if process.terminal
 //!   | <------------------------- Ready --- |   only after Create: all is set up, the executable is there
@@ -48,6 +50,8 @@ pub enum Request {
     Create(Box<Create>),
     /// Join a container and become one more process of it. Carries the pidfd of the container's init.
     Exec(Box<Exec>),
+    /// The network namespace has what it begins with.
+    NetworkReady,
     /// Execute the program of the container that was created.
     Start,
 }
@@ -93,6 +97,8 @@ pub struct WindowSize {
 pub enum Event {
     /// The container's process, in the agent's pid namespace.
     Pid(u32),
+    /// The network namespace that has been made is attached, and waits for its interfaces.
+    Network,
     /// The pty's master is attached.
     Console,
     /// The container is set up, and its process waits for Start.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::stream::{Stream, unfold};
 use tonic::{Request, Status, async_trait};
 
-use super::{Outcome, Response, executable_error, parsed, proto, stdio_request, uninterrupted};
+use super::{Outcome, Response, executable_error, network_request, parsed, proto, stdio_request, uninterrupted};
 use crate::container::Containers;
 use crate::error::Error;
 use crate::events::{Event, Events};
@@ -29,6 +29,7 @@ impl proto::containers_server::Containers for Service {
             notify: request.notify,
             hook_state: String::from_utf8(request.hook_state.to_vec())
                 .map_err(|error| Error::InvalidArgument(format!("hook_state: {error}")))?,
+            network: network_request::network(request.network)?,
         };
         let containers = self.containers.clone();
         let created = uninterrupted(async move { containers.create(request.container_id, wish).await }).await;

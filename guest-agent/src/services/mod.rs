@@ -1,6 +1,8 @@
 //! The gRPC services: each handler checks the bounds of its request, delegates, and puts the result into the answer.
 
 mod containers;
+mod network_request;
+mod networks;
 mod processes;
 mod sandbox;
 mod streams;
@@ -31,6 +33,7 @@ pub mod proto {
 }
 
 use proto::containers_server::ContainersServer;
+use proto::networks_server::NetworksServer;
 use proto::processes_server::ProcessesServer;
 use proto::sandbox_server::SandboxServer;
 use proto::streams_server::StreamsServer;
@@ -42,6 +45,7 @@ pub struct Services {
     containers: ContainersServer<containers::Service>,
     processes: ProcessesServer<processes::Service>,
     streams: StreamsServer<streams::Service>,
+    networks: NetworksServer<networks::Service>,
 }
 
 impl Services {
@@ -58,7 +62,10 @@ impl Services {
             processes: ProcessesServer::new(processes::Service {
                 containers: containers.clone(),
             }),
-            streams: StreamsServer::new(streams::Service { containers }),
+            streams: StreamsServer::new(streams::Service {
+                containers: containers.clone(),
+            }),
+            networks: NetworksServer::new(networks::Service { containers }),
         }
     }
 }
@@ -88,6 +95,7 @@ impl Service<http::Request<Incoming>> for Services {
             Some(ContainersServer::<containers::Service>::NAME) => ask(&self.containers, request),
             Some(ProcessesServer::<processes::Service>::NAME) => ask(&self.processes, request),
             Some(StreamsServer::<streams::Service>::NAME) => ask(&self.streams, request),
+            Some(NetworksServer::<networks::Service>::NAME) => ask(&self.networks, request),
             _ => Box::pin(async { Ok(Status::unimplemented("there is no such service").into_http()) }),
         }
     }

@@ -41,8 +41,7 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// With what `runc spec` writes, but for the cgroup mount (hosts may have cgroup v1) and the network namespace (the
-    /// guest's is the container's).
+    /// With what `runc spec` writes, but for the cgroup mount (hosts may have cgroup v1) and the network namespace.
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -266,6 +265,10 @@ impl Started {
                 Some((Event::Pid(pid), _)) => {
                     let stage = std::mem::replace(&mut self.pid, Pid::from_raw(pid as i32));
                     assert_eq!(waitpid(stage, None).expect("wait"), WaitStatus::Exited(stage, 0));
+                }
+                Some((Event::Network, namespace)) => {
+                    assert!(namespace.is_some(), "no namespace");
+                    protocol::send(self.socket.as_fd(), &Request::NetworkReady).expect("send NetworkReady");
                 }
                 Some((Event::Console, master)) => self.console = Some(master.expect("the pty's master")),
                 Some((Event::Ready, _)) if !is_exec => return Ok(()),

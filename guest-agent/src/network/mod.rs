@@ -1,0 +1,96 @@
+//! The network namespaces of containers, and the machine's devices in them.
+//!
+//! A device waits in the namespace of the agent until an interface needs it. [`reconcile`] does the work, by [`netlink`].
+
+mod link;
+mod messages;
+mod netlink;
+mod reconcile;
+pub mod wanted;
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use nix::sched::{CloneFlags, setns};
+use tokio::sync::oneshot;
+
+use crate::error::{Error, Result};
+use netlink::Netlink;
+use reconcile::{Set, Work};
+use wanted::Network;
+
+/// A network namespace that the agent furnishes.
+#[derive(Clone)]
+pub struct Namespace(Arc<Inner>);
+
+struct Inner {
+    namespace: OwnedFd,
+    /// Whether anything has ever been wanted in it.
+    furnished: AtomicBool,
+    /// Locked by the thread that works in it.
+    set: Mutex<Set>,
+}
+
+impl Namespace {
+    /// The one that a descriptor stands for, with nothing in it but lo.
+    pub fn new(namespace: OwnedFd) -> Self {
+        Self(Arc::new(Inner {
+            namespace,
+            furnished: AtomicBool::new(false),
+            set: Mutex::default(),
+        }))
+    }
+
+    /// Brings it to what is wanted.
+    pub async fn bring_to(&self, wanted: Network) -> Result<()> {
+        if wanted == Network::default() && !self.is_furnished() {
+            return Ok(());
+        }
+        self.0.furnished.store(true, Ordering::Relaxed);
+        self.work(move |work| work.bring_to(&wanted)).await
+    }
+
+    /// Gives back what the machine has put into it.
+    pub async fn give_devices_back(&self) -> Result<()> {
+        match self.is_furnished() {
+            true => self.work(|work| work.give_all_back()).await,
+            false => Ok(()),
+        }
+    }
+
+    fn is_furnished(&self) -> bool {
+        self.0.furnished.load(Ordering::Relaxed)
+    }
+
+    /// Works in a thread that enters the namespace: the agent's own must not.
+    async fn work(&self, work: impl FnOnce(&mut Work) -> Result<()> + Send + 'static) -> Result<()> {
+        let inner = self.0.clone();
+        let (tell, told) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("network".to_owned())
+            .spawn(move || tell.send(inner.enter(work)))
+            .map_err(|error| Error::kernel("start a thread", error))?;
+        told.await
+            .unwrap_or_else(|_| Err(Error::Internal("the agent failed at a network".to_owned())))
+    }
+}
+
+impl Inner {
+    fn enter(&self, work: impl FnOnce(&mut Work) -> Result<()>) -> Result<()> {
+        let outer = File::open("/proc/thread-self/ns/net")
+            .map_err(|error| Error::kernel("open the guest's network namespace", error))?;
+        let outside = Netlink::open()?;
+        setns(&self.namespace, CloneFlags::CLONE_NEWNET)
+            .map_err(|error| Error::kernel("enter the container's network namespace", error))?;
+        let inside = Netlink::open()?;
+        work(&mut Work {
+            outside,
+            outer: outer.as_fd(),
+            inside,
+            inner: self.namespace.as_fd(),
+            set: &mut self.set.lock().expect("no panic while it is locked"),
+        })
+    }
+}
