@@ -78,6 +78,19 @@ class Runtime:
             self("delete", "--force", container_id)
 
 
+def busybox_root(rootfs: Path) -> None:
+    """Makes a root filesystem with busybox alone, and its root and one user."""
+    for name in ("bin", "dev", "etc", "proc", "root", "sys", "tmp"):
+        (rootfs / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", rootfs / "bin/busybox")
+    applets = subprocess.run(["/bin/busybox", "--list"], capture_output=True, text=True, check=True)
+    for applet in applets.stdout.split():
+        if applet != "busybox":
+            (rootfs / "bin" / applet).symlink_to("busybox")
+    (rootfs / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n")
+    (rootfs / "etc/group").write_text("root:x:0:\nuser:x:1000:\n")
+
+
 Edit = Callable[[dict[str, Any]], None]
 
 
@@ -92,16 +105,7 @@ class Bundles:
     def busybox(self, *args: str, edit: Edit | None = None, terminal: bool = False) -> Path:
         """A bundle with busybox alone; `args` is its program."""
         bundle = self._new()
-        rootfs = bundle / "rootfs"
-        for name in ("bin", "dev", "etc", "proc", "root", "sys", "tmp"):
-            (rootfs / name).mkdir(parents=True)
-        shutil.copy("/bin/busybox", rootfs / "bin/busybox")
-        applets = subprocess.run(["/bin/busybox", "--list"], capture_output=True, text=True, check=True)
-        for applet in applets.stdout.split():
-            if applet != "busybox":
-                (rootfs / "bin" / applet).symlink_to("busybox")
-        (rootfs / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n")
-        (rootfs / "etc/group").write_text("root:x:0:\nuser:x:1000:\n")
+        busybox_root(bundle / "rootfs")
         return self._configure(bundle, args, edit, terminal)
 
     def debian(self, *args: str, edit: Edit | None = None, terminal: bool = False) -> Path:

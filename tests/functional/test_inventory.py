@@ -72,6 +72,17 @@ def a_link(_: Path) -> Iterator[None]:
 
 
 @contextmanager
+def a_namespace_without_name(_: Path) -> Iterator[None]:
+    with subprocess.Popen(["unshare", "--net", "sleep", "1000"]) as process:
+        ours = os.readlink("/proc/self/ns/net")
+        eventually(lambda: os.readlink(f"/proc/{process.pid}/ns/net") != ours)
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+@contextmanager
 def a_socket(root: Path) -> Iterator[None]:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(root / "s"))
@@ -114,6 +125,7 @@ def shared_memory(_: Path) -> Iterator[None]:
         (a_mount, "mounts"),
         (a_cgroup, "cgroups"),
         (a_network_namespace, "network_namespaces"),
+        (a_namespace_without_name, "network_namespaces"),
         (a_link, "links"),
         (a_socket, "sockets"),
         (a_container, "state"),
