@@ -152,9 +152,9 @@ def test_accepts(bundle, path, value):
         ("linux.namespaces.-", {"type": "x"}, 'linux.namespaces[5].type: "x" is none of cgroup'),
         ("linux.namespaces.-", {"type": "pid"}, 'linux.namespaces[5]: "pid" is listed twice'),
         (
-            "linux.namespaces.1.path",
-            "/proc/1/ns/net",
-            "linux.namespaces[1].path: joining an existing network namespace is not supported",
+            "linux.namespaces.0.path",
+            "/proc/1/ns/pid",
+            "linux.namespaces[0].path: joining an existing pid namespace is not supported",
         ),
         ("linux.intelRdt", {"closID": "x"}, "linux.intelRdt: Intel RDT is not supported"),
         ("linux.rootfsPropagation", "x", 'linux.rootfsPropagation: "x" is none of private'),

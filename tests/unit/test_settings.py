@@ -74,7 +74,7 @@ def test_the_command_line_wins(etc, allowed):
     ("text", "reason"),
     [
         ("[vm", "is not valid TOML"),
-        ("x = 1", "unknown key 'x' (known: vm, agent, image)"),
+        ("x = 1", "unknown key 'x' (known: vm, agent, network, image)"),
         ("[vm]\nmemmory = 1", "unknown key 'vm.memmory' (known: accelerator, allow_emulation"),
         ("[agent]\nqemu = 1", "unknown key 'agent.qemu' (known: boot_timeout"),
         ("vm = 1", "vm must be a table: [vm]"),

@@ -112,7 +112,7 @@ def _open(path: str) -> int:
     if kind != CLONE_NEWNET:
         os.close(fd)
         raise ConfigError(f"{path} is not a network namespace")
-    if os.path.samestat(os.fstat(fd), os.stat("/proc/1/ns/net")):
+    if os.path.samestat(os.fstat(fd), os.stat("/proc/self/ns/net")):
         os.close(fd)
         raise ConfigError(
             f"network namespace {path} is the host's, which a virtual machine cannot share",
