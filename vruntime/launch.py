@@ -23,6 +23,7 @@ from vruntime.globals import Globals
 from vruntime.hooks import CREATING, Hooks
 from vruntime.log import Log
 from vruntime.monitor.config import GUEST_NOTIFY_PATH, GUEST_PATH, LOG, Bind, Overlay, SandboxConfig
+from vruntime.network import traces
 from vruntime.network.namespace import Namespace
 from vruntime.oci.config import NOTIFY_DIRECTORY, OciConfig, load_config
 from vruntime.remove import END_TIMEOUT, remove
@@ -156,6 +157,9 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     hooks = Hooks(_new_record(container_id, config), config.document)
     undo.callback(hooks.run_after_delete, log)  # when all is removed
     undo.callback(store.remove, container_id)
+    if path := namespace.network.path:
+        traces.save(store, container_id, path)
+        undo.callback(_remove_traces, store, container_id, log)
     for warning in group.check(config.resources):
         log.warning(warning)
     undo.callback(_remove_group, group, log)
@@ -267,6 +271,13 @@ def _remove_group(group: Group, log: Log) -> None:
     """Takes back a group whose container has not come to be; what it cannot remove is said beside the cause."""
     try:
         group.remove()
+    except HostError as error:
+        log.warning(str(error))
+
+
+def _remove_traces(store: Store, container_id: str, log: Log) -> None:
+    try:
+        traces.remove(store, container_id)
     except HostError as error:
         log.warning(str(error))
 

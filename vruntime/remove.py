@@ -64,10 +64,15 @@ def force_remove(store: Store, container_id: str, log: Log) -> None:
 
 
 def _forget(store: Store, container_id: str, log: Log) -> None:
-    """Removes the group on the host, and the state. As in runc a group that stays in use is logged, and no failure."""
+    """Removes its traces in the network, the group on the host, and the state.
+
+    As in runc a group that stays in use is logged, and no failure.
+    """
     from vruntime.cgroups.group import load as load_group  # noqa: PLC0415  `kill` imports this module, and needs none
+    from vruntime.network import traces  # noqa: PLC0415
 
     try:
+        traces.remove(store, container_id)
         group = load_group(store, container_id)
         if group is not None:
             group.remove()

@@ -12,14 +12,15 @@ from typing import Any
 
 from vruntime.agent.network import to_proto
 from vruntime.agent.proto import agent_pb2 as pb
-from vruntime.errors import SandboxError, VruntimeError, from_wire
+from vruntime.errors import HostError, SandboxError, VruntimeError, from_wire
 from vruntime.monitor import messages
 from vruntime.monitor.names import Names
 from vruntime.monitor.sandbox import Sandbox
-from vruntime.network import events
+from vruntime.network import events, traces
 from vruntime.network.description import Description
 from vruntime.network.namespace import Network
 from vruntime.spawn import spawn
+from vruntime.store import Store
 
 # An engine changes several things at once: what follows within this time is carried over together, in seconds.
 LULL = 0.05
@@ -32,8 +33,11 @@ _LIMIT = 1 << 16
 class ContainerNetwork:
     """The network that a container has brought; `listener` hears of changes in its namespace on the host."""
 
-    def __init__(self, sandbox: Sandbox, container_id: str, request: Mapping[str, Any], listener: int) -> None:
+    def __init__(
+        self, sandbox: Sandbox, store: Store, container_id: str, request: Mapping[str, Any], listener: int
+    ) -> None:
         self._sandbox = sandbox
+        self._store = store
         self._container_id = container_id
         self._network = Network.from_wire(request["network"])
         self._description = Description.from_wire(request["description"])
@@ -62,7 +66,7 @@ class ContainerNetwork:
                 await self._sync()
 
     def close(self) -> None:
-        """Ends the watch."""
+        """Ends the watch, and takes away what would outlive the machine."""
         asyncio.get_running_loop().remove_reader(self._listener.fileno())
         self._listener.close()
         if self._names is not None:
@@ -71,6 +75,10 @@ class ContainerNetwork:
             self._change.cancel()
         for task in self._tasks:
             task.cancel()
+        try:
+            traces.remove(self._store, self._container_id)
+        except HostError as error:
+            print(error, file=sys.stderr, flush=True)
 
     def _heard(self) -> None:
         if self._change is None and self._is_changed():

@@ -165,7 +165,9 @@ class Service:
             hook_state = json.dumps(record.hook_state(Status.CREATED, 0)) if record.hooks else ""
             network = None
             if "network" in request:
-                network = ContainerNetwork(self._sandbox, record.id, request["network"], fds.pop("network"))
+                network = ContainerNetwork(
+                    self._sandbox, self._store, record.id, request["network"], fds.pop("network")
+                )
             await container.create(
                 config.encode(), fds, terminal="terminal" in fds, hook_state=hook_state.encode(), network=network
             )

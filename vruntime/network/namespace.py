@@ -27,6 +27,9 @@ _IFREQ = struct.Struct("16sH22x")
 class Network:
     """What the machine has in a network namespace."""
 
+    path: str | None
+    """Where the namespace is found; None: it is a new one, which goes with the last of our processes."""
+
     taps: tuple[Tap, ...]
     """In the order of its network devices."""
 
@@ -50,14 +53,12 @@ class Namespace:
     """The namespace, held open with taps in it until they have been handed over."""
 
     def __init__(self, path: str | None, *, devices: int, pinned: bool, filled_by_hooks: bool) -> None:
-        self.path = path
-        """None: a new one, which goes with the last of our processes."""
-
         self._may_hold_more = path is not None or filled_by_hooks
         self.fd = _new() if path is None else _open(path)
         with namespaces.network(self.fd):
+            _check_free(path)
             taps, self._taps = tap.create(devices)
-        self.network = Network(taps, pinned, name_server=path is None and filled_by_hooks)
+        self.network = Network(path, taps, pinned, name_server=path is None and filled_by_hooks)
 
     @property
     def fds(self) -> list[int]:
@@ -87,6 +88,15 @@ class Namespace:
         """Closes what the monitor has a copy of by now."""
         while self._taps:
             os.close(self._taps.pop())
+
+
+def _check_free(path: str | None) -> None:
+    """Two machines cannot have the same interfaces; ConfigError when there is one that has them."""
+    for _, name in socket.if_nameindex():
+        if tap.is_name(name):
+            raise ConfigError(
+                f"network namespace {path} is in use by another virtual machine, whose tap {name} is in it"
+            )
 
 
 def _new() -> int:

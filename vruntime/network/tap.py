@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
 import struct
 from collections.abc import Mapping
@@ -36,6 +37,11 @@ class Tap:
     def from_wire(cls, wire: Mapping[str, Any]) -> Tap:
         """The inverse of `to_wire`."""
         return cls(**wire)
+
+
+def is_name(name: str) -> bool:
+    """Whether an interface has the name of a tap of a machine."""
+    return re.fullmatch(r"vruntime\d+", name) is not None
 
 
 def create(count: int) -> tuple[tuple[Tap, ...], list[int]]:
