@@ -55,7 +55,7 @@ class Namespaces:
         found = set()
         for process in Path("/proc").iterdir():
             if process.name.isdigit() and process.name != self.pid:
-                with suppress(FileNotFoundError, ProcessLookupError):
+                with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
                     if ours & {self._identity(process.name, kind) for kind in ("mnt", "net")}:
                         command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                         found.add(f"{process.name} {command}")

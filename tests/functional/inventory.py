@@ -110,7 +110,7 @@ def _network_namespaces(within: Path) -> frozenset[str]:
     found = {row for row in _column(within / "mountinfo", 3) if row.startswith("net:")}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            with suppress(FileNotFoundError, ProcessLookupError):
+            with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
                 found.add(os.readlink(entry / "ns/net"))
     return frozenset(found)
 
