@@ -13,10 +13,14 @@
 //! ```
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use nix::libc;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
+
+use crate::bpf::{
+    self, AND, CONTEXT, Instruction, JUMP, JUMP_IF_ANY, JUMP_UNLESS_EQUAL, LOAD_WORD, MOVE, SHIFT_RIGHT, answer,
+    instruction,
+};
 
 /// More rules than any real configuration has: two for each major number.
 const MAX_RULES: usize = 1024;
@@ -28,6 +32,9 @@ const ALL: u32 = MKNOD | READ | WRITE;
 
 const BLOCK: u32 = 1;
 const CHAR: u32 = 2;
+
+const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+const BPF_CGROUP_DEVICE: u32 = 6;
 
 /// One rule; None stands for any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,43 +127,11 @@ fn access(letters: &str) -> Result<u32, String> {
 
 // ------------------------------------------------------------------------------------------------ The program
 
-/// An instruction as the kernel reads it: `struct bpf_insn`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Instruction {
-    code: u8,
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
 // Registers, by what they hold.
-const RESULT: u8 = 0;
-const CONTEXT: u8 = 1;
 const KIND: u8 = 2;
 const UNDECIDED: u8 = 3;
 const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
-
-// Codes: linux/bpf_common.h and linux/bpf.h.
-const LOAD_WORD: u8 = 0x61; // BPF_LDX | BPF_MEM | BPF_W
-const MOVE: u8 = 0xbf; // BPF_ALU64 | BPF_MOV | BPF_X
-const MOVE_CONSTANT: u8 = 0xb7; // BPF_ALU64 | BPF_MOV | BPF_K
-const AND: u8 = 0x54; // BPF_ALU | BPF_AND | BPF_K
-const SHIFT_RIGHT: u8 = 0x74; // BPF_ALU | BPF_RSH | BPF_K
-const JUMP_UNLESS_EQUAL: u8 = 0x56; // BPF_JMP32 | BPF_JNE | BPF_K
-const JUMP_IF_ANY: u8 = 0x46; // BPF_JMP32 | BPF_JSET | BPF_K
-const JUMP: u8 = 0x05; // BPF_JMP | BPF_JA
-const EXIT: u8 = 0x95; // BPF_JMP | BPF_EXIT
-
-fn instruction(code: u8, to: u8, from: u8, offset: i16, immediate: u32) -> Instruction {
-    Instruction {
-        code,
-        registers: from << 4 | to,
-        offset,
-        immediate: immediate.cast_signed(),
-    }
-}
 
 fn program(rules: &[Rule]) -> Vec<Instruction> {
     // struct bpf_cgroup_dev_ctx { u32 access_type (kind, and access << 16); u32 major; u32 minor; }
@@ -205,87 +180,21 @@ fn block(rule: &Rule) -> Vec<Instruction> {
     tests.chain(action.iter().copied()).collect()
 }
 
-fn answer(value: u32) -> Vec<Instruction> {
-    vec![
-        instruction(MOVE_CONSTANT, RESULT, 0, 0, value),
-        instruction(EXIT, 0, 0, 0, 0),
-    ]
-}
-
-// ------------------------------------------------------------------------------------------------ The kernel
-
-const BPF_PROG_LOAD: libc::c_long = 5;
-const BPF_PROG_ATTACH: libc::c_long = 8;
-const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
-const BPF_CGROUP_DEVICE: u32 = 6;
-const BPF_F_ALLOW_MULTI: u32 = 2;
-
-/// The start of `union bpf_attr` for BPF_PROG_LOAD.
-#[repr(C)]
-#[derive(Default)]
-struct LoadAttributes {
-    program_type: u32,
-    instruction_count: u32,
-    instructions: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buffer: u64,
-    kernel_version: u32,
-    flags: u32,
-    name: [u8; 16],
-    interface_index: u32,
-    expected_attach_type: u32,
-}
-
-/// The start of `union bpf_attr` for BPF_PROG_ATTACH.
-#[repr(C)]
-#[derive(Default)]
-struct AttachAttributes {
-    target: u32,
-    program: u32,
-    attach_type: u32,
-    flags: u32,
-}
-
 /// Makes the rules hold for every process of a cgroup.
 pub fn attach(rules: &[Rule], cgroup: BorrowedFd) -> io::Result<()> {
-    let program = load(&program(rules))?;
-    let attributes = AttachAttributes {
-        target: cgroup.as_raw_fd() as u32,
-        program: program.as_raw_fd() as u32,
-        attach_type: BPF_CGROUP_DEVICE,
-        flags: BPF_F_ALLOW_MULTI,
-    };
-    bpf(BPF_PROG_ATTACH, &attributes).map(drop)
+    bpf::attach(&load(&program(rules))?, BPF_CGROUP_DEVICE, cgroup)
 }
 
 fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
-    let attributes = LoadAttributes {
-        program_type: BPF_PROG_TYPE_CGROUP_DEVICE,
-        instruction_count: program.len() as u32,
-        instructions: program.as_ptr() as u64,
-        license: c"Apache".as_ptr() as u64,
-        expected_attach_type: BPF_CGROUP_DEVICE,
-        ..LoadAttributes::default()
-    };
-    let fd = bpf(BPF_PROG_LOAD, &attributes)?;
-    // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-fn bpf<Attributes>(command: libc::c_long, attributes: &Attributes) -> io::Result<i32> {
-    // SAFETY: the attributes are the start of the union that the command reads, of the size given, and what they point
-    // to outlives the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<Attributes>()) };
-    match result {
-        -1 => Err(io::Error::last_os_error()),
-        fd => Ok(fd as i32),
-    }
+    bpf::load(BPF_PROG_TYPE_CGROUP_DEVICE, BPF_CGROUP_DEVICE, program)
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::libc;
+
+    use crate::bpf::{EXIT, MOVE_CONSTANT};
+
     use super::*;
 
     /// Runs a program as the kernel would.

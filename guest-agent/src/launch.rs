@@ -134,7 +134,7 @@ impl Birth<'_> {
                     self.exit = expectation.claim(pid);
                 }
                 Some((Event::Network, Some(namespace))) => {
-                    self.furnish(namespace, place.network).await?;
+                    self.furnish(namespace, place).await?;
                     conversation.send(&Request::NetworkReady, None).await?;
                 }
                 Some((Event::Network, None)) => return Err(broken("a network without a namespace")),
@@ -151,11 +151,11 @@ impl Birth<'_> {
         }
     }
 
-    async fn furnish(&mut self, namespace: OwnedFd, wanted: Option<&Network>) -> Result<()> {
-        let (None, Some(wanted)) = (&self.network, wanted) else {
+    async fn furnish(&mut self, namespace: OwnedFd, place: &Place<'_>) -> Result<()> {
+        let (None, Some(wanted)) = (&self.network, place.network) else {
             return Err(broken("a network at an unexpected time"));
         };
-        let namespace = self.network.insert(Namespace::new(namespace));
+        let namespace = self.network.insert(Namespace::new(namespace, place.cgroup.path()));
         namespace.bring_to(wanted.clone()).await
     }
 

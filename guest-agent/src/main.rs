@@ -4,13 +4,14 @@
 //! byte stream ([`channel`]), in one thread. Re-executed as `init`, it is single-threaded and becomes a process of a
 //! container ([`init`]).
 //!
-//! The way of a request: `server` -> `services` -> `container`, `process`, `stdio`, `events` -> {`launch`, `network`, `cgroup`,
-//! `stats`, `notify`, `held`, `ps`} ->
+//! The way of a request: `server` -> `services` -> `container`, `process`, `stdio`, `events` -> {`launch`, `network` -> `names`,
+//! `cgroup`, `stats`, `notify`, `held`, `ps`} ->
 //! {`reaper`, `log`}.
 
 #![cfg_attr(not(test), no_main)]
 
 mod boot;
+mod bpf;
 mod cgroup;
 mod channel;
 mod container;
@@ -23,6 +24,7 @@ mod init;
 mod launch;
 mod log;
 mod loopback;
+mod names;
 mod network;
 mod notify;
 mod process;

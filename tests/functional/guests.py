@@ -147,9 +147,13 @@ def hub(count: int) -> list[str]:
     return devices
 
 
-def initramfs(path: Path) -> Path:
-    """The guest's, with the containers' root file system behind it: the kernel unpacks one archive after the other."""
+def initramfs(path: Path, *programs: Path) -> Path:
+    """The guest's, with the containers' root file system behind it: the kernel unpacks one archive after the other.
+
+    The programs are added to the containers' /bin.
+    """
     files = dict(_root_filesystem())
+    files |= {f"rootfs/bin/{program.name}": (stat.S_IFREG | 0o755, program.read_bytes()) for program in programs}
     with path.open("wb") as archive:
         archive.write(Path(settings.load(None).vm.initramfs).read_bytes())
         archive.write(bytes(-archive.tell() % 4))

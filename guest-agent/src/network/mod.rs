@@ -9,7 +9,9 @@ mod reconcile;
 pub mod wanted;
 
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -17,6 +19,8 @@ use nix::sched::{CloneFlags, setns};
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
+use crate::names::forwarder::Forwarder;
+use crate::names::{Names, Sockets};
 use netlink::Netlink;
 use reconcile::{Set, Work};
 use wanted::Network;
@@ -27,6 +31,9 @@ pub struct Namespace(Arc<Inner>);
 
 struct Inner {
     namespace: OwnedFd,
+    names: Names,
+    /// Held during a change: one at a time.
+    changing: tokio::sync::Mutex<()>,
     /// Whether anything has ever been wanted in it.
     furnished: AtomicBool,
     /// Locked by the thread that works in it.
@@ -34,10 +41,12 @@ struct Inner {
 }
 
 impl Namespace {
-    /// The one that a descriptor stands for, with nothing in it but lo.
-    pub fn new(namespace: OwnedFd) -> Self {
+    /// The one that a descriptor stands for, with nothing in it but lo, and the processes of a control group.
+    pub fn new(namespace: OwnedFd, cgroup: &Path) -> Self {
         Self(Arc::new(Inner {
             namespace,
+            names: Names::new(cgroup),
+            changing: tokio::sync::Mutex::default(),
             furnished: AtomicBool::new(false),
             set: Mutex::default(),
         }))
@@ -49,7 +58,19 @@ impl Namespace {
             return Ok(());
         }
         self.0.furnished.store(true, Ordering::Relaxed);
-        self.work(move |work| work.bring_to(&wanted)).await
+        let _changing = self.0.changing.lock().await;
+        let name_servers = wanted.name_servers.clone();
+        let missing = self.0.names.missing(&name_servers);
+        let sockets = self.work(move |work| {
+            work.bring_to(&wanted)?;
+            missing.into_iter().map(open_sockets).collect::<Result<_>>()
+        });
+        self.0.names.serve(&name_servers, sockets.await?)
+    }
+
+    /// The way of its name queries to the host.
+    pub fn forwarder(&self) -> Arc<Forwarder> {
+        self.0.names.forwarder()
     }
 
     /// Gives back what the machine has put into it.
@@ -65,7 +86,7 @@ impl Namespace {
     }
 
     /// Works in a thread that enters the namespace: the agent's own must not.
-    async fn work(&self, work: impl FnOnce(&mut Work) -> Result<()> + Send + 'static) -> Result<()> {
+    async fn work<T: Send + 'static>(&self, work: impl FnOnce(&mut Work) -> Result<T> + Send + 'static) -> Result<T> {
         let inner = self.0.clone();
         let (tell, told) = oneshot::channel();
         std::thread::Builder::new()
@@ -77,8 +98,12 @@ impl Namespace {
     }
 }
 
+fn open_sockets(address: Ipv4Addr) -> Result<Sockets> {
+    Sockets::open(address).map_err(|error| Error::kernel(format!("open the sockets of name server {address}"), error))
+}
+
 impl Inner {
-    fn enter(&self, work: impl FnOnce(&mut Work) -> Result<()>) -> Result<()> {
+    fn enter<T>(&self, work: impl FnOnce(&mut Work) -> Result<T>) -> Result<T> {
         let outer = File::open("/proc/thread-self/ns/net")
             .map_err(|error| Error::kernel("open the guest's network namespace", error))?;
         let outside = Netlink::open()?;
