@@ -1,8 +1,9 @@
 /* Asks a name server as resolvers do, and prints where the answer came from, and the answer as hexadecimal digits.
  *
- * usage: ask udp|connected-udp|tcp 4|6 ADDRESS QUERY
+ * usage: ask udp|connected-udp|tcp 4|6 ADDRESS QUERY [occupied]
  *
- * With 6 the socket is one of IPv6, and ADDRESS (of IPv4) is mapped. What does not come within 20 s is "nothing". */
+ * With 6 the socket is one of IPv6, and ADDRESS (of IPv4) is mapped. What does not come within 20 s is "nothing". Occupied:
+ * while a socket of its own has port 53 of every address. */
 
 #include <arpa/inet.h>
 #include <err.h>
@@ -35,9 +36,18 @@ static size_t parse(const char *digits, unsigned char *data)
     return length;
 }
 
+static void occupy(int type)
+{
+    struct sockaddr_in every = {.sin_family = AF_INET, .sin_port = htons(53)};
+    int fd = socket(AF_INET, type, 0);
+
+    if (bind(fd, (void *)&every, sizeof every) || (type == SOCK_STREAM && listen(fd, 1)))
+        err(1, "occupy port 53");
+}
+
 int main(int argc, char **argv)
 {
-    if (argc != 5)
+    if (argc != 5 && argc != 6)
         errx(2, "usage");
     int tcp = !strcmp(argv[1], "tcp"), connected = tcp || !strcmp(argv[1], "connected-udp"), six = *argv[2] == '6';
     struct sockaddr_storage server = {0}, origin = {0};
@@ -54,6 +64,8 @@ int main(int argc, char **argv)
         inet_pton(AF_INET, argv[3], &address->sin_addr);
     }
 
+    if (argc == 6)
+        occupy(tcp ? SOCK_STREAM : SOCK_DGRAM);
     int fd = socket(server.ss_family, tcp ? SOCK_STREAM : SOCK_DGRAM, 0);
     struct timeval patience = {.tv_sec = 20};
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
@@ -62,7 +74,8 @@ int main(int argc, char **argv)
     query[1] = size;
     if (connected && connect(fd, (void *)&server, length))
         err(1, "connect");
-    if (tcp ? write(fd, query, size + 2) < 0 : sendto(fd, query + 2, size, 0, connected ? NULL : (void *)&server, connected ? 0 : length) < 0)
+    const struct sockaddr *to = connected ? NULL : (const void *)&server;
+    if ((tcp ? write(fd, query, size + 2) : sendto(fd, query + 2, size, 0, to, to ? length : 0)) < 0)
         err(1, "send");
 
     ssize_t got = 0;
