@@ -151,7 +151,8 @@ class Docker(Engine):
 
     def begin(self) -> None:
         self.start_daemon()
-        self.using("runc")("run", "--rm", self.busybox(), "true")
+        # The daemon holds on to the host's own network namespace from its first use.
+        self.using("runc")("run", "--rm", "--network", "host", self.busybox(), "true")
 
     def command(self, *arguments: str) -> list[str]:
         return ["/usr/bin/docker", *with_runtime(arguments, ("--runtime", self.runtime))]
@@ -336,4 +337,6 @@ def with_runtime(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
     for place, argument in enumerate(arguments):
         if argument in ("run", "create"):
             return [*arguments[: place + 1], *flags, *arguments[place + 1 :]]
+        if argument in ("network", "volume"):
+            break
     return list(arguments)
