@@ -17,11 +17,12 @@ from vruntime import accelerator, descriptors, namespaces, streams, terminal
 from vruntime.cgroups.group import Group, is_rootless
 from vruntime.cgroups.limits import Overhead
 from vruntime.container import CONFIG_FILE, Record, now
-from vruntime.control import Connection, MonitorSilent
+from vruntime.control import TIMEOUT, Connection, MonitorSilent
 from vruntime.errors import ContainerError, HostError, SandboxError, VruntimeError
 from vruntime.globals import Globals
 from vruntime.hooks import CREATING, Hooks
 from vruntime.log import Log
+from vruntime.monitor import turn
 from vruntime.monitor.config import GUEST_NOTIFY_PATH, GUEST_PATH, LOG, Bind, Overlay, SandboxConfig
 from vruntime.network import traces
 from vruntime.network.namespace import Namespace
@@ -97,12 +98,12 @@ class Monitor:
         """Waits until the sandbox's processes run and its mount namespace is there; the guest boots on."""
         if not self._launched:
             with self._last_words():
-                self.connection.answer("launch")
+                self.connection.answer("launch", timeout=turn.TIMEOUT + TIMEOUT)
             self._launched = True
 
     def create(self, request: dict[str, Any], fds: Mapping[str, int]) -> dict[str, Any]:
         """Has it make the container; waits until the container is there."""
-        timeout = self._sandbox.boot_timeout + self._sandbox.request_timeout + MARGIN
+        timeout = turn.TIMEOUT + self._sandbox.boot_timeout + self._sandbox.request_timeout + MARGIN
         with suppress(MonitorSilent):  # a monitor that has hung up has said why, or its silence is told below
             self.connection.ask("create", timeout=timeout, fds=list(fds.values()), names=list(fds), **request)
         self.launched()

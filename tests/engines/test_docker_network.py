@@ -60,8 +60,7 @@ def address(docker: Docker, container: str, network: str) -> str:
 
 
 def test_the_default_bridge(docker: Docker) -> None:
-    flags = ("--mac-address", "02:42:ac:11:00:77", "--publish", "8080", "--publish", "5000/udp")
-    container = serve(docker, *flags)
+    container = serve(docker, "--mac-address", "02:42:ac:11:00:77", "--publish", "8080")
     shown = inside(docker, container, "ip addr show eth0; ip route")
     assert f"inet {address(docker, container, 'bridge')}/16" in shown
     assert "02:42:ac:11:00:77" in shown
@@ -69,15 +68,29 @@ def test_the_default_bridge(docker: Docker) -> None:
     inside(docker, container, "ping -c 1 172.17.0.1")
     becomes(lambda: fetch(docker, published(docker, container)), f"served by {container[:12]}\n")
 
-    docker("exec", "--detach", container, "sh", "-c", "sleep 1000 | nc -u -l -p 5000 >/heard")
+
+ECHO = """
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("0.0.0.0", 5000))
+while True:
+    word, client = server.recvfrom(64)
+    server.sendto(word, client)
+"""
+ASK = """
+import socket, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.settimeout(1)
+client.sendto(b"word", (sys.argv[1], int(sys.argv[2])))
+print(client.recv(64).decode())
+"""
+
+
+def test_a_published_port_of_datagrams(docker: Docker) -> None:
+    container = run(docker, "--publish", "5000/udp", docker.debian(), "python3", "-c", ECHO)
     host, port = published(docker, container, "5000/udp").split(":")
-    say = f"import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'word', ({host!r}, {port}))"
-
-    def heard() -> str:
-        subprocess.run(docker.namespaces.command(sys.executable, "-c", say), check=True)
-        return inside(docker, container, "cat /heard")
-
-    eventually(lambda: "word" in heard())
+    command = docker.namespaces.command(sys.executable, "-c", ASK, host, port)
+    becomes(lambda: subprocess.run(command, capture_output=True, text=True).stdout, "word\n")
 
 
 def test_names_on_a_network(docker: Docker, network: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from vruntime.accelerator import Accelerator
 from vruntime.control import short_path
+from vruntime.monitor import turn
 from vruntime.monitor.config import SandboxConfig
 from vruntime.monitor.share import Share
 from vruntime.spawn import Child, spawn, tied_to_us
@@ -37,12 +38,16 @@ class Helpers:
     namespace: int
     """The network namespace of the taps."""
 
+    turn: int
+    """The descriptor to close when the guest is up: see turn.py."""
+
     output: dict[str, int]
     """What each helper says, by its name: the reading end of a pipe."""
 
 
 def launch(config: SandboxConfig, namespace: int, taps: Sequence[int]) -> Helpers:
     """Makes the shared directory and starts virtiofsd and QEMU; neither is waited for. QEMU alone has the taps then."""
+    boot_turn = turn.take()
     began = time.monotonic()
     share = Share(config.directory)
     share.make()
@@ -65,7 +70,7 @@ def launch(config: SandboxConfig, namespace: int, taps: Sequence[int]) -> Helper
         for tap in taps:
             given.callback(os.close, tap)
         qemu = _start_qemu(config, fds)
-    return Helpers(began, share, virtiofsd, qemu, console, qmp, namespace, output)
+    return Helpers(began, share, virtiofsd, qemu, console, qmp, namespace, boot_turn, output)
 
 
 def _start_virtiofsd(config: SandboxConfig, share: Share, listener: socket.socket, output: int) -> Child:

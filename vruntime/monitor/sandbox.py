@@ -52,6 +52,7 @@ class Sandbox:
         self._output = {name: Output(fd, console.Ring(64 << 10)) for name, fd in helpers.output.items()}
         self._began = helpers.began
         self.namespace = helpers.namespace
+        self._turn = helpers.turn
         self._ending = False
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -81,6 +82,8 @@ class Sandbox:
                 f"sandbox {self.config.id}: the guest did not come up: {error.message}",
                 hint=self._console_hint(),
             ) from error
+        finally:
+            os.close(self._turn)
         self._mark("guest")
         return greeting
 
