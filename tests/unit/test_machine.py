@@ -86,3 +86,12 @@ def test_kernel_parameters_of_the_administrator_come_last() -> None:
     line = kernel_command_line(replace(MACHINE, extra_kernel_parameters="loglevel=7"))
     assert line.endswith(" loglevel=7")
     assert "panic=-1" in line.split()
+
+
+def test_each_tap_is_a_device_that_the_guest_can_tell_apart() -> None:
+    argv = command_line(MACHINE, replace(FDS, taps=(7, 9)))
+    assert [argv[i + 1] for i, word in enumerate(argv) if word == "-netdev"] == ["tap,id=net0,fd=7", "tap,id=net1,fd=9"]
+    assert [argv[i + 1] for i, word in enumerate(argv) if word == "-device" and "net" in argv[i + 1]] == [
+        "virtio-net-device,netdev=net0,mac=02:76:72:00:00:00",
+        "virtio-net-device,netdev=net1,mac=02:76:72:00:00:01",
+    ]
