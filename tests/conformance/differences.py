@@ -408,8 +408,8 @@ VRUNTIME = {
     **refused("the host's namespaces are not the guest's", _NO_NAMESPACE.format("pid"), "pid-namespace-absent"),
     **refused(
         "the host's namespaces are not the guest's",
-        "network namespace /proc/self/ns/net is the host's, which a virtual machine cannot share (choose another network"
-        " mode, and publish the ports that are wanted)",
+        "network namespace /proc/self/ns/net is the host's, which a virtual machine cannot share"
+        " (choose another network mode, and publish the ports that are wanted)",
         "network-namespace-by-path",
     ),
     **because("what is mounted below a read-only path is read-only too", readonly_with_a_mount_below=["EROFS"] * 2),
