@@ -33,6 +33,7 @@ VERBS = (
     "restore",
     "resume",
     "run",
+    "setup",
     "spec",
     "start",
     "state",

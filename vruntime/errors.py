@@ -4,6 +4,7 @@ VruntimeError                  anything that a user is told in one line
 ├── ConfigError                config.json or a process file cannot be run as written
 ├── ImageError                     an image cannot be used
 ├── SettingsError              the administrator's settings are wrong
+├── EngineError                an engine's configuration cannot be changed
 ├── AcceleratorError           no accelerator that the settings allow
 ├── HostError                  an operation of the host failed
 │   └── HookError              a hook of the container failed
@@ -53,6 +54,10 @@ class ImageError(VruntimeError):
 
 class SettingsError(VruntimeError):
     """The administrator's settings are wrong."""
+
+
+class EngineError(VruntimeError):
+    """An engine's configuration cannot be changed: it cannot be read or written, or the engine refuses the result."""
 
 
 class AcceleratorError(VruntimeError):

@@ -6,7 +6,7 @@ import os
 import re
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -32,15 +32,24 @@ def output_of(argv: Sequence[str]) -> str:
     return text
 
 
-def run(argv: Sequence[str], timeout: float) -> tuple[int, str]:
+def run(
+    argv: Sequence[str],
+    timeout: float,
+    *,
+    stdin: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[int, str]:
     """A program's exit code, and what it prints on standard output and standard error.
+
+    It reads the descriptor `stdin`, or nothing, and has the `environment`, or PATH alone.
 
     Raises HostError when it cannot be started, or has not ended after `timeout` seconds.
     """
     name = Path(argv[0]).name
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
-        child = spawn(name, argv, fds={1: writer, 2: writer})
+        streams = {1: writer, 2: writer} | ({} if stdin is None else {0: stdin})
+        child = spawn(name, argv, fds=streams, environment=environment)
     except BaseException:
         os.close(reader)
         raise

@@ -14,10 +14,12 @@ from typing import Final
 
 import click
 
-from vruntime import accelerator, linux
+from vruntime import accelerator, engines, linux
 from vruntime.cgroups import layout as cgroup_layout
 from vruntime.cgroups.layout import Layout
-from vruntime.errors import AcceleratorError, HostError, SettingsError
+from vruntime.engines import change
+from vruntime.engines.engine import Runtime
+from vruntime.errors import AcceleratorError, EngineError, HostError, SettingsError
 from vruntime.globals import Globals
 from vruntime.programs import output_of, version_key, version_of
 from vruntime.settings import Settings, format_size
@@ -92,6 +94,7 @@ def examine(globals_: Globals) -> Iterator[Finding]:
     yield from (check(settings) for check in _WITH_SETTINGS)
     yield from (check() for check in _OF_THE_KERNEL)
     yield _state_directory(globals_.root)
+    yield _engines()
 
 
 def _lines(findings: list[Finding]) -> Iterator[str]:
@@ -346,6 +349,24 @@ def _file_system(path: Path) -> str:
             if fields[2] == number:
                 return fields[fields.index("-") + 1]
     return "an unknown file system"
+
+
+def _engines() -> Finding:
+    installed = {name: engine for name in engines.NAMES if (engine := engines.find(name)).installed()}
+    if not installed:
+        return Finding("engines", Status.OK, "none is installed")
+    unaware: list[str] = []
+    for name, engine in installed.items():
+        try:
+            if not change.plan_adding(engine, engine.file(Runtime.name), Runtime()).empty:
+                unaware.append(name)
+        except EngineError as error:
+            remedy = "Correct the file."
+            return Finding("engines", Status.WARN, str(error), f"{engine.title} may not start.", remedy)
+    found = f"{', '.join(name for name in installed if name not in unaware) or 'none'} set up"
+    if unaware:
+        found += f"; installed as well: {', '.join(unaware)} (vruntime setup ENGINE --apply)"
+    return Finding("engines", Status.OK, found)
 
 
 _WITH_SETTINGS: Final = (
