@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from vruntime.commands.check import Status, command, examine
 from vruntime.globals import Globals
 
-VIRTIOFSD_HELP = "--announce-submounts --fd --inode-file-handles --modcaps --rlimit-nofile --sandbox"
+VIRTIOFSD_HELP = "--announce-submounts --fd --inode-file-handles --modcaps --posix-acl --rlimit-nofile --sandbox"
 
 
 class Host:
@@ -29,7 +29,7 @@ class Host:
         (self.path / name).chmod(mode)
 
     def program(self, name, version="7.2.1", machines="", devices=False, options=""):
-        listed = ["vhost-user-fs-device", "virtio-rng-device", "virtio-serial-device"]
+        listed = ["vhost-user-fs-device", "virtio-net-device", "virtio-rng-device", "virtio-serial-device"]
         listed = [*listed, "virtserialport"] if devices else []
         script = f"""#!/bin/sh
 case "$*" in
@@ -131,6 +131,13 @@ def test_exit_code_and_formats(host, broken):
     for finding in findings:
         assert f"{finding['status']:<5} {finding['name']}" in text.output
         assert finding["remedy"] in text.output
+
+
+def test_a_host_without_taps(host, monkeypatch):
+    monkeypatch.setattr("vruntime.network.tap.DEVICE", str(host.path / "none"))
+    finding = host.finding("network")
+    assert finding.status is Status.FAIL
+    assert "No such file or directory" in finding.found
 
 
 def test_it_leaves_no_mount_behind(host):

@@ -14,23 +14,24 @@ from typing import Final
 
 import click
 
-from vruntime import accelerator, engines, linux
+from vruntime import accelerator, engines, linux, namespaces
 from vruntime.cgroups import layout as cgroup_layout
 from vruntime.cgroups.layout import Layout
 from vruntime.engines import change
 from vruntime.engines.engine import Runtime
 from vruntime.errors import AcceleratorError, EngineError, HostError, SettingsError
 from vruntime.globals import Globals
+from vruntime.network import policy, tap
 from vruntime.programs import output_of, version_key, version_of
 from vruntime.settings import Settings, format_size
 from vruntime.spawn import SETPRIV
 
 QEMU_LEAST: Final = "7.2"
 QEMU_DEVICES: Final = (
-    "vhost-user-fs-device", "virtio-rng-device", "virtio-serial-device", "virtserialport",
+    "vhost-user-fs-device", "virtio-net-device", "virtio-rng-device", "virtio-serial-device", "virtserialport",
 )  # fmt: skip
 VIRTIOFSD_OPTIONS: Final = (
-    "--announce-submounts", "--fd", "--inode-file-handles", "--modcaps", "--rlimit-nofile",
+    "--announce-submounts", "--fd", "--inode-file-handles", "--modcaps", "--posix-acl", "--rlimit-nofile",
     "--sandbox", "--seccomp",
 )  # fmt: skip
 OPEN_FILES_LEAST: Final = 65_536
@@ -263,6 +264,29 @@ def _mount_namespaces() -> Finding:
     )
 
 
+def _network() -> Finding:
+    """Tries it, in a network namespace that is gone afterwards."""
+    from vruntime.network import rtnetlink  # noqa: PLC0415  heavy
+
+    try:
+        namespace = namespaces.new_network()
+        with namespaces.network(namespace):
+            (made,), _ = tap.create(1)
+        with rtnetlink.Stack.of(namespace) as stack:
+            stack.renew_ingress(made.index)
+            stack.redirect(made.index, 1, policy.everything(policy.MATCH), target=made.index)
+            stack.decide(made.index, 2, policy.everything(policy.DROP))
+    except (HostError, OSError) as error:
+        return Finding(
+            "network",
+            Status.FAIL,
+            str(error),
+            "No container can start: each has a network namespace, and a tap that traffic control joins with it.",
+            "Load the kernel's modules tun, sch_ingress, cls_bpf and act_mirred, and run it as root.",
+        )
+    return Finding("network", Status.OK, "taps, and traffic control by bpf and mirred")
+
+
 def _system_calls() -> Finding:
     wanted: dict[str, Callable[[], int]] = {
         "openat2": lambda: linux.openat2(-100, "/", flags=os.O_PATH),
@@ -380,4 +404,4 @@ _WITH_SETTINGS: Final = (
     _memory,
 )
 
-_OF_THE_KERNEL: Final = (_mount_namespaces, _system_calls, _open_files, _cgroups)
+_OF_THE_KERNEL: Final = (_mount_namespaces, _network, _system_calls, _open_files, _cgroups)
