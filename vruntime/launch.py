@@ -369,7 +369,15 @@ def _request(
 ) -> dict[str, Any]:
     base = f"{GUEST_PATH}/{record.id}"
     binds = [
-        Bind(mount.index, mount.source, mount.is_readonly, mount.is_recursive, mount.id_mapping)
+        Bind(
+            mount.index,
+            mount.source,
+            readonly=mount.is_readonly,
+            readonly_below=mount.is_readonly_below,
+            recursive=mount.is_recursive,
+            follows_host=mount.follows_host,
+            id_mapping=mount.id_mapping,
+        )
         for mount in config.mounts
         if mount.is_bind and mount.guest_device is None
     ]

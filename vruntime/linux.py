@@ -136,6 +136,11 @@ def mount_setattr(mount_fd: int, *, attributes: int, recursive: bool = False) ->
     _mount_setattr(mount_fd, _MountAttr(attributes, 0, 0, 0), recursive=recursive)
 
 
+def set_propagation(mount_fd: int, propagation: int) -> None:
+    """Gives a mount and all below it a propagation (MS_PRIVATE and others); see mount_setattr(2)."""
+    _mount_setattr(mount_fd, _MountAttr(0, 0, propagation, 0), recursive=True)
+
+
 def map_ids(mount_fd: int, user_namespace: int, *, recursive: bool) -> None:
     """Id-maps a detached mount as a user namespace maps ids; see mount_setattr(2)."""
     _mount_setattr(mount_fd, _MountAttr(_MOUNT_ATTR_IDMAP, 0, 0, user_namespace), recursive=recursive)

@@ -11,7 +11,7 @@ import pytest
 from vruntime.errors import ConfigError
 from vruntime.idmap import IdMapping
 from vruntime.oci import checks
-from vruntime.oci.config import load_config
+from vruntime.oci.config import Mount, load_config
 
 
 def faults(bundle) -> tuple[str, ...]:
@@ -438,6 +438,22 @@ def test_limits(bundle):
     bundle.set("linux.resources.memory", {"limit": 2**28})
     config = load_config(bundle.write())
     assert (config.cpu_quota, config.cpu_period, config.memory_limit) == (150_000, 50_000, 2**28)
+
+
+@pytest.mark.parametrize(
+    ("options", "follows_host", "is_readonly_below"),
+    [
+        ([], True, False),
+        (["ro"], True, False),
+        (["rprivate", "rro"], False, True),
+        (["rslave", "rro", "rrw"], True, False),
+        (["private", "shared"], True, False),
+        (["rshared", "unbindable"], False, False),
+    ],
+)
+def test_what_comes_along_below_a_bind_mount(options, follows_host, is_readonly_below):
+    mount = Mount(0, "/a", "bind", "/b", ("rbind", *options))
+    assert (mount.follows_host, mount.is_readonly_below) == (follows_host, is_readonly_below)
 
 
 def test_bind_mounts(bundle):

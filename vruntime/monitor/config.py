@@ -28,7 +28,13 @@ class Bind:
     index: int
     source: str
     readonly: bool
+    readonly_below: bool
+    """Whether the mounts below it are read-only as well."""
+
     recursive: bool
+    follows_host: bool
+    """Whether what the host mounts below the source later appears."""
+
     id_mapping: IdMapping | None = None
 
     def to_wire(self) -> dict[str, Any]:

@@ -85,19 +85,14 @@ class Share:
                 for destination, is_directory in destinations:
                     if _make_mount_point(root_fd, destination, is_directory=is_directory):
                         made.append(destination)
-            self._bind(root_fd, base / "rootfs", readonly=readonly, recursive=True)
+            root = Bind(0, rootfs, readonly=readonly, readonly_below=False, recursive=True, follows_host=True)
+            self._bind(root_fd, base / "rootfs", root)
         finally:
             os.close(root_fd)
         for bind in binds:
             source_fd = _open_source(bind.source, 0)
             try:
-                self._bind(
-                    source_fd,
-                    mounts / str(bind.index),
-                    readonly=bind.readonly,
-                    recursive=bind.recursive,
-                    id_mapping=bind.id_mapping,
-                )
+                self._bind(source_fd, mounts / str(bind.index), bind)
             finally:
                 os.close(source_fd)
         return made
@@ -131,22 +126,22 @@ class Share:
                 os.close(fd)
 
     @staticmethod
-    def _bind(
-        source_fd: int, target: Path, *, readonly: bool, recursive: bool, id_mapping: IdMapping | None = None
-    ) -> None:
+    def _bind(source_fd: int, target: Path, bind: Bind) -> None:
         if stat.S_ISDIR(os.fstat(source_fd).st_mode):
             target.mkdir()
         else:
             target.touch()
         try:
-            mount_fd = linux.open_tree(source_fd, recursive=recursive)
+            mount_fd = linux.open_tree(source_fd, recursive=bind.recursive)
             try:
                 # Before it enters the tree: what has spread to virtiofsd's namespace keeps the attributes it had then.
-                linux.mount_setattr(mount_fd, attributes=_HOST_ATTRIBUTES, recursive=recursive)
-                if readonly:
-                    linux.mount_setattr(mount_fd, attributes=linux.MOUNT_ATTR_RDONLY)
-                if id_mapping is not None:
-                    _map_ids(mount_fd, source_fd, id_mapping)
+                linux.mount_setattr(mount_fd, attributes=_HOST_ATTRIBUTES, recursive=bind.recursive)
+                if bind.readonly:
+                    linux.mount_setattr(mount_fd, attributes=linux.MOUNT_ATTR_RDONLY, recursive=bind.readonly_below)
+                if not bind.follows_host:
+                    linux.set_propagation(mount_fd, linux.MS_PRIVATE)
+                if bind.id_mapping is not None:
+                    _map_ids(mount_fd, source_fd, bind.id_mapping)
                 linux.move_mount(mount_fd, str(target))
             finally:
                 os.close(mount_fd)

@@ -75,8 +75,22 @@ class Mount:
     @property
     def is_readonly(self) -> bool:
         """Whether nothing can be written through the mount."""
-        last = [option for option in self.options if option in ("ro", "rw", "rro", "rrw")][-1:]
-        return last in (["ro"], ["rro"])
+        return self._last("ro", "rw", "rro", "rrw") in ("ro", "rro")
+
+    @property
+    def is_readonly_below(self) -> bool:
+        """Whether the same holds for the mounts below it that come along."""
+        return self._last("rro", "rrw") == "rro"
+
+    @property
+    def follows_host(self) -> bool:
+        """Whether what the host mounts below the source later appears; it does unless the options say otherwise."""
+        kinds = ("shared", "slave", "private", "unbindable")
+        last = self._last(*kinds, *(f"r{kind}" for kind in kinds))
+        return last not in ("private", "rprivate", "unbindable", "runbindable")
+
+    def _last(self, *options: str) -> str | None:
+        return next((option for option in reversed(self.options) if option in options), None)
 
 
 @dataclass(frozen=True)
