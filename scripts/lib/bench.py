@@ -5,28 +5,28 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
-import grpc
+from bare import bare_machine, guest_nanoseconds, run_script, time_to_ready
 
 from vruntime import accelerator, settings
-from vruntime.agent.proto import agent_pb2, agent_pb2_grpc
 from vruntime.vm import machine
 
 VRUNTIME = "/usr/local/bin/vruntime"
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 MEBIBYTE = 1 << 20
 STREAM = 512 * MEBIBYTE
-DEADLINE = 120.0
+COPY = 256
+"""MiB of a file on a volume: more than the guest can cache."""
 
 
 def main() -> None:
@@ -44,6 +44,7 @@ def main() -> None:
         with bench.container("busy") as container_id:
             bench.verbs(container_id)
             bench.streams(container_id)
+        bench.volume(str(configured.vm.virtiofsd))
         bench.instructions()
     bench.sizes(configured)
 
@@ -67,8 +68,7 @@ class Bench:
         floors, colds = floors[1:], colds[1:]  # the first warms the page cache
         show("floor: bare QEMU to agent ready", milliseconds(floors))
         show("cold `run true`", milliseconds(colds))
-        ratios = [cold / floor for cold, floor in zip(colds, floors, strict=True)]
-        show("cold `run true` / floor", spread(ratios, "x", 2))
+        show("cold `run true` / floor", ratio(colds, floors))
 
     def peers(self) -> None:
         """The same bundle under other runtimes."""
@@ -137,6 +137,31 @@ class Bench:
         show("stdout", rate([self._read(container_id, output) for _ in range(3)]))
         show("stdin", rate([self._write(container_id, "cat >/dev/null") for _ in range(3)]))
 
+    def volume(self, virtiofsd: str) -> None:
+        """A file written to a volume and read from it, in turn with the same machine bare."""
+        directory = self.directory / "volume"
+        directory.mkdir()
+        script = f"""
+        cd /volume
+        tell() {{ read -r now _ </proc/uptime; echo "at $now"; }}
+        tell
+        dd if=/dev/zero of=file bs=1M count={COPY} conv=fsync 2>/dev/null
+        tell
+        dd if=file of=/dev/null bs=1M 2>/dev/null
+        tell
+        rm file
+        """
+        mount = {"destination": "/volume", "type": "bind", "source": str(directory), "options": ["rbind", "rw"]}
+        command = self.vruntime("run", "--bundle", str(self.bundle("sh", "-ec", script, mounts=[mount])), "volume")
+        ours, bares = [], []
+        for _ in range(self.runs + 1):
+            ours.append(copied(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+            bares.append(copied(run_script(self.bare, virtiofsd, directory, script)))
+        for index, what in enumerate(("write", "read")):
+            rates = [[run[index] for run in runs[1:]] for runs in (ours, bares)]
+            show(f"{what} {COPY} MiB on a volume", spread(rates[0], "MB/s", 0))
+            show(f"  / the same machine bare, {statistics.median(rates[1]):.0f} MB/s", ratio(*rates))
+
     def sizes(self, configured: settings.Settings) -> None:
         """Files of the guest."""
         for name, path in (("kernel", configured.vm.kernel), ("initramfs (the agent)", configured.vm.initramfs)):
@@ -178,78 +203,36 @@ class Bench:
 def make_bundle(directory: Path) -> Callable[..., Path]:
     """A busybox root filesystem; the function makes a bundle of it for a command line."""
     rootfs = directory / "rootfs"
-    for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
+    for name in ("bin", "dev", "etc", "proc", "sys", "tmp", "volume"):
         (rootfs / name).mkdir(parents=True)
     shutil.copy("/bin/busybox", rootfs / "bin")
-    for applet in ("cat", "dd", "sh", "sleep", "true"):
+    for applet in ("cat", "dd", "rm", "sh", "sleep", "true"):
         (rootfs / "bin" / applet).symlink_to("busybox")
     subprocess.run([VRUNTIME, "spec", "--bundle", str(directory)], check=True)
     config = json.loads((directory / "config.json").read_text())
     config["ociVersion"] = "1.0.2"  # what every peer takes
 
-    def bundle(*args: str) -> Path:
+    own_mounts = config["mounts"]
+
+    def bundle(*args: str, mounts: Sequence[dict[str, Any]] = ()) -> Path:
         config["process"] |= {"args": list(args), "terminal": False}
         config["root"]["path"] = str(rootfs)
+        config["mounts"] = [*own_mounts, *mounts]
         (directory / "config.json").write_text(json.dumps(config))
         return directory
 
     return bundle
 
 
-def bare_machine(configured: settings.Settings, chosen: accelerator.Accelerator) -> machine.Machine:
-    """The machine that the runtime makes by default."""
-    return machine.Machine(
-        name="floor",
-        qemu=str(configured.vm.qemu),
-        kernel=str(configured.vm.kernel),
-        initramfs=str(configured.vm.initramfs),
-        accelerator=chosen,
-        memory=configured.vm.memory,
-        vcpus=configured.vm.vcpus,
-        tsc_khz=accelerator.tsc_khz(),
-    )
+def copied(said: str) -> list[float]:
+    """The speeds of a write and a read, in units of 10^6 bytes a second, from the times between."""
+    began, written, read = (float(at) for at in re.findall(r"^at ([0-9.]+)", said, re.MULTILINE))
+    return [COPY * MEBIBYTE / 1e6 / seconds for seconds in (written - began, read - written)]
 
 
-@contextmanager
-def bare_qemu(bare: machine.Machine, directory: Path, extra: list[str]) -> Iterator[tuple[socket.socket, float]]:
-    """QEMU with kernel, initramfs and the agent's port alone; a connection to the agent, and when it was started."""
-    with ExitStack() as stack:
-        path = str(directory / "floor.sock")
-        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
-        listener.bind(path)
-        stack.callback(os.unlink, path)
-        listener.listen(1)
-        argv = machine.bare_command_line(bare, agent=listener.fileno())
-        began = time.monotonic()
-        qemu = subprocess.Popen(
-            [*argv, *extra], pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
-        stack.callback(qemu.wait)
-        stack.callback(qemu.kill)
-        agent = stack.enter_context(socket.socket(socket.AF_UNIX))
-        agent.settimeout(DEADLINE)
-        agent.connect(path)
-        yield agent, began
-
-
-def time_to_ready(bare: machine.Machine, directory: Path) -> float:
-    """Seconds from QEMU's start to the agent's first byte."""
-    with bare_qemu(bare, directory, []) as (agent, began):
-        agent.sendall(PREFACE)
-        assert agent.recv(1)
-        return time.monotonic() - began
-
-
-def guest_nanoseconds(bare: machine.Machine, directory: Path, extra: list[str]) -> float:
-    """The guest's clock at its readiness; with -icount shift=0 an instruction takes a nanosecond."""
-    with bare_qemu(bare, directory, extra) as (agent, _):
-        agent.close()
-        options = [("grpc.default_authority", "agent")]
-        with grpc.insecure_channel(f"unix:{directory}/floor.sock", options=options) as channel:
-            stub = agent_pb2_grpc.SandboxStub(channel)
-            request = agent_pb2.ConfigureRequest(wall_clock_ns=time.time_ns(), entropy=os.urandom(64))
-            reply = stub.Configure(request, timeout=DEADLINE, wait_for_ready=True)
-            return float(reply.ready_usec * 1000)
+def ratio(ours: list[float], bares: list[float]) -> str:
+    """Median and spread of the ratios of pairs."""
+    return spread([one / other for one, other in zip(ours, bares, strict=True)], "x", 2)
 
 
 def timed(command: list[str]) -> float:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from vruntime.accelerator import Accelerator
 from vruntime.control import short_path
@@ -74,23 +75,28 @@ def launch(config: SandboxConfig, namespace: int, taps: Sequence[int]) -> Helper
 
 
 def _start_virtiofsd(config: SandboxConfig, share: Share, listener: socket.socket, output: int) -> Child:
-    argv = [
-        config.virtiofsd,
-        "--fd=3",
-        f"--shared-dir={share.path}",
+    argv = virtiofsd_command(config.virtiofsd, share.path, listener=3)
+    fds = {1: output, 2: output, 3: listener.fileno()}
+    # A session of its own: it forks the process that serves, which is to end with it.
+    return spawn("virtiofsd", tied_to_us(argv), fds=fds, new_session=True)
+
+
+def virtiofsd_command(program: str, directory: Path, *, listener: int) -> list[str]:
+    """The argv of virtiofsd, which serves a directory to whoever dials the socket with this descriptor."""
+    return [
+        program,
+        f"--fd={listener}",
+        f"--shared-dir={directory}",
         "--sandbox=namespace",
         "--seccomp=kill",
         "--announce-submounts",
         "--inode-file-handles=never",
-        "--xattr",
+        "--posix-acl",  # and other extended attributes
         "--cache=auto",
         "--modcaps=-mknod",
         f"--rlimit-nofile={_open_files_limit()}",
         "--log-level=error",
     ]
-    fds = {1: output, 2: output, 3: listener.fileno()}
-    # A session of its own: it forks the process that serves, which is to end with it.
-    return spawn("virtiofsd", tied_to_us(argv), fds=fds, new_session=True)
 
 
 def _start_qemu(config: SandboxConfig, fds: dict[int, int]) -> Child:
