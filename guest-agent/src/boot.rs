@@ -114,6 +114,7 @@ pub fn prepare() -> io::Result<Channel> {
         entry.make()?;
     }
     prepare_cgroups()?;
+    allow_overcommit()?;
     scheduling::batch().map_err(|error| explained("choose a scheduling policy", error))?;
     nix::unistd::sethostname(HOSTNAME).map_err(|error| explained("set the hostname", error))?;
     loopback::bring_up().map_err(|error| explained("bring up lo", error))?;
@@ -187,6 +188,12 @@ fn prepare_cgroups() -> io::Result<()> {
         crate::cgroup::prepare_root(Path::new(CGROUP_ROOT))
     };
     attempt().map_err(|error| explained("set up the cgroups", error))
+}
+
+/// Memory that is asked for and not used costs nothing, and a limit counts what is used. The kernel refuses at once what
+/// exceeds the machine's memory, which is hardly more than the container's limit; on a large host it would not.
+fn allow_overcommit() -> io::Result<()> {
+    fs::write("/proc/sys/vm/overcommit_memory", "1").map_err(|error| explained("let memory be overcommitted", error))
 }
 
 /// The channel that the kernel command line asks for: a virtio-serial port unless it says `vruntime.channel=vsock`.
