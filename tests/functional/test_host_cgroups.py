@@ -464,6 +464,7 @@ def test_version_2_with_all_controllers(vruntime: Runtime, bundles: Bundles) -> 
     assert told["still"] == {"pids.max": told["set"]["pids.max"], "cpuset.cpus": "0"}
     assert told["left"] == ["home", "x"]
     assert told["oom"] == [0, 1]
+    assert told["shown oom"] == [0, 1]
     assert told["relative"] == {"": str(ROOT / "r/a")}  # beside the caller's own group, /home
     assert told["default"] == {"": str(ROOT / "id")}
     assert told["swap without memory"] == "unable to set swap limit without memory limit"

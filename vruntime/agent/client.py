@@ -71,6 +71,17 @@ class Process:
 
 
 @dataclass(frozen=True)
+class Ended:
+    """How a process ended."""
+
+    exit_code: int
+    """0 to 255."""
+
+    oom_killed: bool
+    """Whether the guest has killed a process of its container, not necessarily this one, for want of memory."""
+
+
+@dataclass(frozen=True)
 class NameQuery:
     """What a container asks one of its name servers."""
 
@@ -197,11 +208,11 @@ class Agent:
         )
         await self._call("signal", self._processes.Signal, request)
 
-    async def wait(self, process: Process) -> int:
-        """Waits, without a deadline of its own, for a process's end; its exit code, 0 to 255."""
+    async def wait(self, process: Process) -> Ended:
+        """Waits, without a deadline of its own, for a process's end."""
         request = pb.WaitRequest(container_id=process.container_id, process_id=process.process_id)
         reply = await _answer("wait", self._processes.Wait(request))
-        return int(reply.exit_code) if reply.exit_code <= 255 else 255
+        return Ended(min(int(reply.exit_code), 255), bool(reply.oom_killed))
 
     async def forget(self, process: Process) -> None:
         """Frees an ended process's id."""

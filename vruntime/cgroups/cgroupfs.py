@@ -17,6 +17,8 @@ _FORBIDDEN: Final = frozenset((errno.EPERM, errno.EACCES, errno.EROFS))
 # A process that has just been told to end holds its group for a while: 2.5 s at most, in steps of doubled length.
 _REMOVALS: Final = 9
 _FIRST_PAUSE: Final = 0.01
+# Version 1's word for no limit is the largest number of bytes in whole pages.
+_UNLIMITED: Final = 1 << 62
 _CPUSET_FILES: Final = ("cpuset.cpus", "cpuset.mems")
 
 
@@ -176,6 +178,19 @@ def oom_kills(paths: Paths) -> int:
             with suppress(OSError):
                 return next(int(count) for key, count in _pairs(f"{paths[name]}/{file}") if key == "oom_kill")
     return 0
+
+
+def oom_limit(paths: Paths) -> int | None:
+    """The bytes of memory at which the kernel kills in the group; None when there is no limit, or it does not kill."""
+    with suppress(OSError):
+        if "memory" in paths:
+            kills = ("oom_kill_disable", "0") in _pairs(f"{paths['memory']}/memory.oom_control")
+            limit = int(_read(f"{paths['memory']}/memory.limit_in_bytes"))
+            return limit if kills and limit < _UNLIMITED else None
+        if UNIFIED in paths:
+            text = _read(f"{paths[UNIFIED]}/memory.max").strip()
+            return int(text) if text.isdecimal() else None
+    return None
 
 
 def _pairs(path: str) -> Iterator[tuple[str, str]]:

@@ -173,12 +173,15 @@ class GuestProcess:
 
     async def _await_end(self) -> None:
         try:
-            code = await self._sandbox.guard(self._agent.wait(self.process))
+            ended = await self._sandbox.guard(self._agent.wait(self.process))
         except (AgentError, SandboxError):
             code = KILLED  # the machine died with it; the sandbox knows why
         else:
+            code = ended.exit_code
             self._ended.set()
             await self._drain()
+            if ended.oom_killed:
+                await self._sandbox.show_oom()  # before the exit, as it comes from a kernel
         self.exit_code.set_result(code)
 
     async def _drain(self) -> None:
@@ -268,7 +271,7 @@ class Container:
         self._before_pause = record.status
         self._goes_on = asyncio.Event()
         self._goes_on.set()
-        self.events = EventLog(sandbox.agent, record.id)
+        self.events = EventLog(sandbox.agent, record.id, on_oom=sandbox.show_oom)
         self.network: ContainerNetwork | None = None
 
     @property
@@ -312,8 +315,8 @@ class Container:
         await init.begin()
         self._processes[INIT] = init
         self.note(status=Status.CREATED)
-        if self.record.notify:
-            self.events.follow()  # before it can be ready
+        if self.record.notify or self._sandbox.shows_oom:
+            self.events.follow()  # before it can be ready, or out of memory
         return init
 
     async def start(self, *, hooks_time: float | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 
 from vruntime.agent.client import Agent
@@ -20,7 +21,8 @@ READY = "ready"
 class EventLog:
     """The last events of one container, each with its number, from 1."""
 
-    def __init__(self, agent: Agent, container_id: str) -> None:
+    def __init__(self, agent: Agent, container_id: str, on_oom: Callable[[], Awaitable[None]]) -> None:
+        self._on_oom = on_oom
         self._agent = agent
         self._container_id = container_id
         self._kept: deque[str] = deque(maxlen=KEPT)
@@ -57,6 +59,7 @@ class EventLog:
                     async for event in events:
                         if event.HasField("oom"):
                             self._add(OOM)
+                            await self._on_oom()
                         else:
                             await self._notified(event.notification)
         finally:

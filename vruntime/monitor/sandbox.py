@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vruntime.errors import AgentError, SandboxError
 from vruntime.monitor.config import SandboxConfig
 from vruntime.monitor.helpers import Helpers
+from vruntime.monitor.oom import HostOom
 from vruntime.monitor.readiness import readable
 from vruntime.spawn import Child
 from vruntime.vm import console, machine
@@ -54,6 +55,8 @@ class Sandbox:
         self.namespace = helpers.namespace
         self._turn = helpers.turn
         self._ending = False
+        self._host_oom = HostOom(self.config.group)
+        self._oom_kills_before = config.oom_kills
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -147,7 +150,7 @@ class Sandbox:
         said = console.cause(self._console.contents())
         if helper.name == "qemu" and said:
             return said
-        if code == 128 + signal.SIGKILL and self._oom_kills() > self.config.oom_kills:
+        if code == 128 + signal.SIGKILL and self._oom_kills() > self._oom_kills_before:
             return f"{helper.name} was killed by the host's OOM killer: the container's cgroup there is out of memory"
         if code is not None and 128 < code <= 128 + 64:
             return f"{helper.name} was killed by {_signal_name(code - 128)}"
@@ -155,6 +158,16 @@ class Sandbox:
         if code:
             return f"{helper.name} ended with exit code {code}" + (f": {last[0]}" if last else "")
         return "the guest reset itself" if helper.name == "qemu" else f"{helper.name} ended"
+
+    @property
+    def shows_oom(self) -> bool:
+        """Whether an OOM kill in the guest can be shown on the host."""
+        return self._host_oom.is_possible
+
+    async def show_oom(self) -> None:
+        """Shows an OOM kill in the guest to whoever watches the group on the host."""
+        await self._host_oom.show()
+        self._oom_kills_before = self._oom_kills()
 
     def _oom_kills(self) -> int:
         from vruntime.cgroups import cgroupfs  # noqa: PLC0415  rarely needed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 from vruntime.cgroups.group import Group
 from vruntime.cgroups.limits import Overhead
 from vruntime.errors import VruntimeError
+from vruntime.monitor.oom import HostOom
 
 ROOT = Path("/sys/fs/cgroup")
 MEBIBYTE = 1 << 20
@@ -94,6 +96,21 @@ def oom(pid: int) -> list[int]:
     return counts
 
 
+def shown_oom() -> list[int]:
+    """What a kill in a guest comes to: nothing that was in the group before is killed."""
+    group = plan("/x/c").make(os.getpid(), {"memory": {"limit": MEBIBYTE}})
+    (ROOT / "x/c/memory.max").write_text(str(32 * MEBIBYTE))
+    counts = [group.oom_kills()]
+    host_oom = HostOom(group.paths)
+    assert host_oom.is_possible
+    asyncio.run(host_oom.show())
+    counts.append(group.oom_kills())
+    place_back(os.getpid())
+    assert not HostOom(plan("/home").paths).is_possible
+    group.remove()
+    return counts
+
+
 def main() -> None:
     (ROOT / "home").mkdir()
     place_back(os.getpid())
@@ -101,6 +118,7 @@ def main() -> None:
         pid = process.pid
         told = limits_and_life(pid)
         told["oom"] = oom(pid)
+        told["shown oom"] = shown_oom()
         told["relative"] = plan("r/a").paths
         told["default"] = plan("").paths
         told["swap without memory"] = refused("/y", {"memory": {"swap": MEBIBYTE}}, pid)

@@ -1,0 +1,59 @@
+"""An OOM kill in the guest, shown to whoever watches the container's control group on the host.
+
+Engines learn of a container's OOM kills from the host's kernel alone: an eventfd (version 1) or memory.events (version
+2) of its group. The guest's kernel has killed, and the host's knows of nothing. So it is given something to kill: a
+program of ours, in the same group, takes what the group has left of its memory. That is the container's own to use, and
+the kernel's choice is this program, whatever else the group holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from vruntime.cgroups import cgroupfs
+from vruntime.errors import HostError
+from vruntime.monitor.readiness import readable
+from vruntime.spawn import spawn, tied_to_us
+
+BALLAST = Path(__file__).with_name("ballast.py")
+# With swap, what the group has left takes a while to use up; in seconds.
+TIMEOUT = 10.0
+
+
+class HostOom:
+    """The OOM kill on the host: at most one in the life of a sandbox, as engines remember only that there was one."""
+
+    def __init__(self, group: Mapping[str, str]) -> None:
+        self._group = group
+        self._showing: asyncio.Task[None] | None = None
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether the group has a limit, and the kernel may kill there."""
+        return cgroupfs.oom_limit(self._group) is not None
+
+    async def show(self) -> None:
+        """Returns when whoever watches has been told, or cannot be."""
+        if self._showing is None:
+            self._showing = asyncio.create_task(self._use_up())
+        await asyncio.shield(self._showing)
+
+    async def _use_up(self) -> None:
+        limit = cgroupfs.oom_limit(self._group)
+        if limit is None:
+            return
+        argv = [sys.executable, "-I", "-S", str(BALLAST), str(limit)]
+        try:
+            ballast = spawn("ballast", tied_to_us(argv))
+        except HostError as error:
+            print(error, file=sys.stderr)  # the monitor's log
+            return
+        try:
+            await asyncio.wait_for(readable(ballast.pidfd), TIMEOUT)
+        except TimeoutError:
+            print(f"no OOM kill within {TIMEOUT} s in the container's group on the host", file=sys.stderr)
+        finally:
+            ballast.end()
