@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ INIT = """#!/bin/busybox sh
 mount -t devtmpfs none /dev
 mount -t proc none /proc
 mount -t virtiofs {tag} /volume
+ip link set lo up
 ( {script} )
 reboot -f
 """
@@ -90,8 +92,13 @@ def guest_nanoseconds(bare: machine.Machine, directory: Path, extra: list[str]) 
             return float(reply.ready_usec * 1000)
 
 
-def run_script(bare: machine.Machine, virtiofsd: str, volume: Path, script: str) -> str:
-    """What a shell script prints that runs in the machine, with a directory of the host at /volume."""
+def run_script(
+    bare: machine.Machine, virtiofsd: str, volume: Path, script: str, *, programs: Sequence[str] = (), tap: int = -1
+) -> str:
+    """What a shell script prints that runs in the machine, with a directory of the host at /volume.
+
+    `programs` of the host are there as well, and a network device on a tap when one is given, by its descriptor.
+    """
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         console, console_end = (stack.enter_context(end) for end in socket.socketpair())
@@ -102,8 +109,10 @@ def run_script(bare: machine.Machine, virtiofsd: str, volume: Path, script: str)
         files.connect(listener.getsockname())
         _start(stack, virtiofsd_command(virtiofsd, volume, listener=listener.fileno()), listener)
         given = (console_end, qmp_end, agent, files)
-        fds = machine.Descriptors(*(end.fileno() for end in given))
-        _start(stack, machine.command_line(replace(bare, initramfs=_initramfs(directory, script)), fds), *given)
+        taps = () if tap < 0 else (tap,)
+        fds = machine.Descriptors(*(end.fileno() for end in given), taps=taps)
+        initramfs = _initramfs(directory, script, programs)
+        _start(stack, machine.command_line(replace(bare, initramfs=initramfs), fds), *given, *taps)
         console_end.close()
         console.settimeout(DEADLINE)
         return b"".join(iter(lambda: console.recv(65536), b"")).decode(errors="replace")
@@ -116,18 +125,30 @@ def _listen(stack: ExitStack, path: Path) -> socket.socket:
     return listener
 
 
-def _start(stack: ExitStack, argv: list[str], *given: socket.socket) -> None:
-    process = subprocess.Popen(argv, pass_fds=[end.fileno() for end in given], stdin=subprocess.DEVNULL)
+def _start(stack: ExitStack, argv: list[str], *given: socket.socket | int) -> None:
+    fds = [end if isinstance(end, int) else end.fileno() for end in given]
+    process = subprocess.Popen(argv, pass_fds=fds, stdin=subprocess.DEVNULL)
     stack.callback(process.wait)
     stack.callback(process.kill)
 
 
-def _initramfs(directory: Path, script: str) -> str:
-    """Busybox, and the script as the first process."""
+def copy_program(program: str, root: Path) -> None:
+    """Copies a program of the host, and the libraries that it needs, to the same places below another root."""
+    linked = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
+    for path in [program, *re.findall(r"(/\S+) \(0x", linked)]:
+        target = root / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+
+
+def _initramfs(directory: Path, script: str, programs: Sequence[str]) -> str:
+    """Busybox and other programs, and the script as the first process."""
     root = directory / "root"
     for name in ("bin", "dev", "proc", "volume"):
         (root / name).mkdir(parents=True)
     shutil.copy("/bin/busybox", root / "bin")
+    for program in programs:
+        copy_program(program, root)
     (root / "init").write_text(INIT.format(tag=machine.SHARE_TAG, script=script))
     (root / "init").chmod(0o755)
     archive = directory / "initramfs.cpio"

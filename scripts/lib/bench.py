@@ -17,12 +17,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bare import bare_machine, guest_nanoseconds, run_script, time_to_ready
+from bare import bare_machine, copy_program, guest_nanoseconds, run_script, time_to_ready
+from wires import CLIENT, SERVER, wires
 
 from vruntime import accelerator, settings
 from vruntime.vm import machine
 
 VRUNTIME = "/usr/local/bin/vruntime"
+REPOSITORY = Path(__file__).resolve().parents[2]
+DOCKERD = "/usr/sbin/dockerd"
 MEBIBYTE = 1 << 20
 STREAM = 512 * MEBIBYTE
 COPY = 256
@@ -45,6 +48,8 @@ def main() -> None:
             bench.verbs(container_id)
             bench.streams(container_id)
         bench.volume(str(configured.vm.virtiofsd))
+        bench.network(str(configured.vm.virtiofsd))
+        bench.docker()
         bench.instructions()
     bench.sizes(configured)
 
@@ -162,6 +167,67 @@ class Bench:
             show(f"{what} {COPY} MiB on a volume", spread(rates[0], "MB/s", 0))
             show(f"  / the same machine bare, {statistics.median(rates[1]):.0f} MB/s", ratio(*rates))
 
+    def network(self, virtiofsd: str) -> None:
+        """A stream to a server on the host and one from it, in turn with the same machine bare, on a tap alone."""
+        iperf3 = shutil.which("iperf3")
+        if iperf3 is None:
+            print("  iperf3 is not installed: the network is not measured")
+            return
+        empty = self.directory / "empty"
+        empty.mkdir()
+        copy_program(iperf3, self.directory / "bundle/rootfs")
+        script = "\n".join(f"{iperf3} -c {SERVER} -t 3 -f m {flag}" for flag in ("", "-R"))
+        with wires() as network:
+            bundle = self.bundle("sh", "-ec", script, network=network.path)
+            command = self.vruntime("run", "--bundle", str(bundle), "network")
+            server = network.serve(iperf3, "--server")
+            ours, bares = [], []
+            try:
+                for _ in range(self.runs + 1):
+                    ours.append(received(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+                    with network.tap() as tap:
+                        up = f"ip addr add {CLIENT}/24 dev eth0; ip link set eth0 up\n{script}"
+                        said = run_script(self.bare, virtiofsd, empty, up, programs=[iperf3], tap=tap)
+                    bares.append(received(said))
+            finally:
+                server.kill()
+                server.wait()
+        for index, what in enumerate(("to the host", "from the host")):
+            rates = [[run[index] for run in runs[1:]] for runs in (ours, bares)]
+            show(f"network, one stream {what}", spread(rates[0], "Mbit/s", 0))
+            show(f"  / the same machine bare, {statistics.median(rates[1]):.0f} Mbit/s", ratio(*rates))
+
+    def docker(self) -> None:
+        """`docker run --rm` of `true`, against our own cold run and what Docker itself takes, which is seen with runc."""
+        if not Path(DOCKERD).exists():
+            print("  docker.io is not installed: it is not measured")
+            return
+        sys.path += [str(REPOSITORY / "tests" / kind) for kind in ("engines", "functional")]
+        from engines import Docker  # noqa: PLC0415
+
+        docker = Docker()
+        try:
+            docker.begin()
+            ours, peers, shares = [], [], []
+            for _ in range(self.runs + 1):
+                ours.append(self._docker_run(docker, "vruntime"))
+                peers.append(self._docker_run(docker, "runc"))
+                bundle = str(self.bundle("true"))
+                cold = timed(self.vruntime("run", "--bundle", bundle, "cold"))
+                without = timed(["runc", "--root", f"{self.directory}/runc", "run", "--bundle", bundle, "cold"])
+                shares.append((ours[-1] - (peers[-1] - without)) / cold)
+            docker.remove_all()
+        finally:
+            docker.end()
+        show("`docker run --rm` of `true`", milliseconds(ours[1:]))
+        show("  the same with runc", milliseconds(peers[1:]))
+        show("  without what Docker itself takes / cold `run`", spread(shares[1:], "x", 2))
+
+    @staticmethod
+    def _docker_run(docker: Any, runtime: str) -> float:
+        command = docker.using(runtime).command("run", "--rm", docker.busybox(), "true")
+        return timed(command, docker.environment)
+
     def sizes(self, configured: settings.Settings) -> None:
         """Files of the guest."""
         for name, path in (("kernel", configured.vm.kernel), ("initramfs (the agent)", configured.vm.initramfs)):
@@ -214,8 +280,11 @@ def make_bundle(directory: Path) -> Callable[..., Path]:
 
     own_mounts = config["mounts"]
 
-    def bundle(*args: str, mounts: Sequence[dict[str, Any]] = ()) -> Path:
+    def bundle(*args: str, mounts: Sequence[dict[str, Any]] = (), network: str | None = None) -> Path:
         config["process"] |= {"args": list(args), "terminal": False}
+        own = {"type": "network"} if network is None else {"type": "network", "path": network}
+        others = [namespace for namespace in config["linux"]["namespaces"] if namespace["type"] != "network"]
+        config["linux"]["namespaces"] = [*others, own]
         config["root"]["path"] = str(rootfs)
         config["mounts"] = [*own_mounts, *mounts]
         (directory / "config.json").write_text(json.dumps(config))
@@ -230,15 +299,20 @@ def copied(said: str) -> list[float]:
     return [COPY * MEBIBYTE / 1e6 / seconds for seconds in (written - began, read - written)]
 
 
+def received(said: str) -> list[float]:
+    """What iperf3's receivers say, in megabits a second."""
+    return [float(speed) for speed in re.findall(r"([0-9.]+) Mbits/sec\s+receiver", said)]
+
+
 def ratio(ours: list[float], bares: list[float]) -> str:
     """Median and spread of the ratios of pairs."""
     return spread([one / other for one, other in zip(ours, bares, strict=True)], "x", 2)
 
 
-def timed(command: list[str]) -> float:
+def timed(command: list[str], environment: dict[str, str] | None = None) -> float:
     """Seconds that a command takes, which must exit 0."""
     began = time.monotonic()
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment)
     return time.monotonic() - began
 
 
