@@ -198,7 +198,7 @@ class Bench:
             show(f"  / the same machine bare, {statistics.median(rates[1]):.0f} Mbit/s", ratio(*rates))
 
     def docker(self) -> None:
-        """`docker run --rm` of `true`, against our own cold run and what Docker itself takes, which is seen with runc."""
+        """`docker run --rm` of `true`, against our own cold run and what Docker itself takes, as seen with runc."""
         if not Path(DOCKERD).exists():
             print("  docker.io is not installed: it is not measured")
             return
