@@ -56,6 +56,9 @@ const BPF_PROG_ATTACH: libc::c_long = 8;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_F_ALLOW_MULTI: u32 = 2;
 
+/// How often a program is given to the kernel that signals interrupt.
+const ATTEMPTS: usize = 100;
+
 /// The start of `union bpf_attr` for BPF_PROG_LOAD.
 #[repr(C)]
 #[derive(Default)]
@@ -102,7 +105,14 @@ pub fn load(program_type: u32, attach_type: u32, program: &[Instruction]) -> io:
         expected_attach_type: attach_type,
         ..LoadAttributes::default()
     };
-    descriptor(bpf(BPF_PROG_LOAD, &attributes)?)
+    let mut attempts = 1;
+    loop {
+        match bpf(BPF_PROG_LOAD, &attributes) {
+            // A signal came while the kernel checked it: a child of the agent's has ended.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && attempts < ATTEMPTS => attempts += 1,
+            result => return descriptor(result?),
+        }
+    }
 }
 
 /// Has a program run for every process of a cgroup, as long as that is there.

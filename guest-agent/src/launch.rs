@@ -135,7 +135,8 @@ impl Birth<'_> {
                 }
                 Some((Event::Network, Some(namespace))) => {
                     self.furnish(namespace, place).await?;
-                    conversation.send(&Request::NetworkReady, None).await?;
+                    // Init has gone on meanwhile. If it has failed, why is still to be read.
+                    let _ = conversation.send(&Request::NetworkReady, None).await;
                 }
                 Some((Event::Network, None)) => return Err(broken("a network without a namespace")),
                 Some((Event::Console, Some(master))) => self.streams.set_terminal(master)?,

@@ -251,6 +251,24 @@ def test_a_device_comes_back_as_it_was(vm: Guest) -> None:
     vm.inside("b", "kill -9 1")
 
 
+def test_what_else_fails_meanwhile_is_told(vm: Guest) -> None:
+    """The network is furnished while the file system is set up."""
+    code, message = refusal(lambda: vm.create("a", first(), rootfsPropagation="odd"))
+    assert (code, "odd" in message) == (grpc.StatusCode.INVALID_ARGUMENT, True), message
+    code, message = refusal(lambda: vm.create("a", first(), sysctl={"net.ipv4.conf.eth1.arp_notify": "1"}))
+    assert code is grpc.StatusCode.INTERNAL
+    assert "/proc/sys/net/ipv4/conf/eth1/arp_notify: no such file or directory" in message
+
+
+def test_in_the_network_of_another_nothing_is_set(vm: Guest) -> None:
+    vm.run("a", namespaces=[{"type": kind} for kind in ("pid", "mount", "ipc", "uts")])
+    code, message = refusal(vm.configure, "a", first())
+    assert (code, message) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        'container "a" has no network namespace of its own',
+    )
+
+
 def test_with_a_user_namespace(vm: Guest) -> None:
     ids = [{"containerID": 0, "hostID": 100000, "size": 65536}]
     kinds = ("pid", "mount", "ipc", "uts", "network", "user")

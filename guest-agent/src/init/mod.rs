@@ -105,11 +105,10 @@ fn set_up(agent: &Agent, request: &Create, process: &Process) -> Result<()> {
     refuse_labels(process)?;
     set_oom_score(process.oom_score_adj(), &procfs)?;
     use_power(spec, process)?;
-    if namespaces::enter(spec, &procfs)?.contains(CloneFlags::CLONE_NEWNET) {
-        agent.have_network_furnished()?;
+    let has_network = namespaces::enter(spec, &procfs)?.contains(CloneFlags::CLONE_NEWNET);
+    if has_network {
+        agent.give_network()?;
     }
-    // Those of the network may be of an interface of it.
-    sysctl::set(spec.linux().as_ref(), &procfs)?;
     continue_in_child(agent)?;
     keyring::join(&request.container)?;
     let rootfs = Rootfs::build(spec, agent.descriptors())?;
@@ -119,7 +118,12 @@ fn set_up(agent: &Agent, request: &Create, process: &Process) -> Result<()> {
         console.bind_to_dev(rootfs.tree())?;
         console.take()?;
     }
-    rootfs.seal(spec)
+    rootfs.seal(spec)?;
+    if has_network {
+        agent.wait_for_network()?;
+    }
+    // Some may be of an interface.
+    sysctl::set(spec.linux().as_ref(), &procfs)
 }
 
 /// Joins a container and becomes one more process of it.
@@ -268,12 +272,17 @@ impl Agent {
         }
     }
 
-    /// Gives the network namespace that has just been made to the agent, and waits until its interfaces are there.
-    fn have_network_furnished(&self) -> Result<()> {
+    /// Gives the network namespace that has just been made to the agent, which furnishes it while this goes on: to move a
+    /// device is to wait for a grace period of the kernel's, 12 ms.
+    fn give_network(&self) -> Result<()> {
         let namespace = open("/proc/self/ns/net", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
             .context(|| "open the network namespace".into())?;
         protocol::send_with_fd(self.socket.as_fd(), &Event::Network, namespace.as_fd())
-            .context(|| "give the network namespace to the agent".into())?;
+            .context(|| "give the network namespace to the agent".into())
+    }
+
+    /// Waits until the interfaces are there.
+    fn wait_for_network(&self) -> Result<()> {
         match protocol::receive(self.socket.as_fd()).context(|| "wait for the network".into())? {
             Some(Request::NetworkReady) => Ok(()),
             Some(_) => Err(Failure::invalid("only NetworkReady may follow the network namespace")),

@@ -1,6 +1,6 @@
 //! Writes to the guest's own /proc.
 //!
-//! All that is written to a /proc is written before the container's root is entered, to the /proc of the agent, in whose
+//! All that is written to a /proc is written to that of the agent, opened before the container's root is entered: in its
 //! place no container can put another file (CVE-2025-52881).
 
 use std::fs::File;

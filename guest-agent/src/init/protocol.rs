@@ -8,9 +8,9 @@
 //! agent                                 init
 //!   | --- Create, or Exec + pidfd -------> |   the pidfd is that of the container's init, as SCM_RIGHTS
 //!   | <--------- Network + its namespace - |   only after Create, if a network namespace has been made
-//!   | --- NetworkReady ------------------> |   its interfaces are there
 //!   | <-------------------------- Pid ---- |   the process that goes on; the one that was started exits with 0
 //!   | <------------ Console + pty master - |   only if process.terminal
+//!   | --- NetworkReady ------------------> |   only after Network, at any time: its interfaces are there
 //!   | <------------------------- Ready --- |   only after Create: all is set up, the executable is there
 //!   | --- Start -------------------------> |   only after Create
 //!   | <--------------------- HooksDone --- |   only if there are startContainer hooks

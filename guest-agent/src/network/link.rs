@@ -126,12 +126,13 @@ impl Link {
         Ok(())
     }
 
-    /// Moves it, down, to another namespace, where it has this name.
+    /// Moves it, down, to another namespace, where it has this name. To keep the one that it has is cheaper: the kernel waits
+    /// for all of its readers when a name changes.
     pub fn move_to(&self, netlink: &mut Netlink, namespace: BorrowedFd, name: &str) -> Result<()> {
-        let attributes = vec![
-            LinkAttribute::NetNsFd(namespace.as_raw_fd()),
-            LinkAttribute::IfName(name.to_owned()),
-        ];
+        let mut attributes = vec![LinkAttribute::NetNsFd(namespace.as_raw_fd())];
+        if name != self.name {
+            attributes.push(LinkAttribute::IfName(name.to_owned()));
+        }
         let action = || format!("move network device {} to its namespace as {name}", self.device);
         set(netlink, self.index, attributes, action)
     }

@@ -75,10 +75,11 @@ impl Namespace {
 
     /// Gives back what the machine has put into it.
     pub async fn give_devices_back(&self) -> Result<()> {
-        match self.is_furnished() {
-            true => self.work(|work| work.give_all_back()).await,
-            false => Ok(()),
+        if !self.is_furnished() {
+            return Ok(());
         }
+        let _changing = self.0.changing.lock().await;
+        self.work(|work| work.give_all_back()).await
     }
 
     fn is_furnished(&self) -> bool {

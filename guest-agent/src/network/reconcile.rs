@@ -107,7 +107,12 @@ impl Work<'_> {
     /// Gives a device back to those that wait.
     fn give_back(&mut self, link: &mut Link) -> Result<()> {
         link.reset(&mut self.inside)?;
-        link.move_to(&mut self.inside, self.outer, &link.waiting_name())?;
+        let waiting = link::list(&mut self.outside)?;
+        let name = match waiting.iter().any(|other| other.name == link.name) {
+            true => link.waiting_name(),
+            false => link.name.clone(),
+        };
+        link.move_to(&mut self.inside, self.outer, &name)?;
         self.set.devices.remove(&link.device);
         Ok(())
     }

@@ -258,3 +258,95 @@ fn require(holds: bool, message: impl FnOnce() -> String) -> Result<()> {
 fn invalid(message: String) -> Error {
     Error::InvalidArgument(message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn eth0() -> proto::Interface {
+        proto::Interface {
+            name: "eth0".into(),
+            mac: vec![2, 0, 0, 0, 0, 1].into(),
+            mtu: 1500,
+            ..proto::Interface::default()
+        }
+    }
+
+    fn with_route(change: impl FnOnce(&mut proto::Route)) -> Result<Route> {
+        let mut route = proto::Route {
+            interface: "eth0".into(),
+            table: 254,
+            r#type: UNICAST,
+            ..proto::Route::default()
+        };
+        change(&mut route);
+        let wanted = network(Some(proto::Network {
+            interfaces: vec![eth0()],
+            routes: vec![route],
+            ..proto::Network::default()
+        }));
+        wanted.map(|mut network| network.routes.remove(0))
+    }
+
+    #[test]
+    fn a_default_route_is_of_the_family_of_its_gateway_its_source_or_as_it_says() {
+        let shown = |change: fn(&mut proto::Route)| with_route(change).unwrap().to_string();
+        let six = Ipv6Addr::LOCALHOST.octets();
+        assert_eq!(shown(|_| {}), "default");
+        assert_eq!(shown(|route| route.ipv6 = true), "default (IPv6)");
+        assert_eq!(
+            shown(|route| route.gateway = vec![10, 0, 0, 1].into()),
+            "default via 10.0.0.1"
+        );
+        assert!(
+            with_route(|route| route.source = six.to_vec().into())
+                .unwrap()
+                .destination
+                .is_ipv6()
+        );
+        with_route(|route| {
+            route.gateway = vec![10, 0, 0, 1].into();
+            route.source = six.to_vec().into();
+        })
+        .expect_err("two families");
+    }
+
+    #[test]
+    fn a_route_leads_over_an_interface_that_is_there_or_nowhere() {
+        let over = |name: &str, kind: u32| {
+            let route = with_route(|route| {
+                route.interface = name.into();
+                route.r#type = kind;
+            });
+            route.map(|route| route.over).map_err(|error| format!("{error:?}"))
+        };
+        assert_eq!(over("eth0", UNICAST), Ok(Some(Over::Device(0))));
+        assert_eq!(over("lo", UNICAST), Ok(Some(Over::Loopback)));
+        assert_eq!((over("", BLACKHOLE), over("lo", THROW)), (Ok(None), Ok(None)));
+        for (name, kind) in [("", UNICAST), ("eth1", UNICAST), ("eth0", BLACKHOLE), ("", THROW + 1)] {
+            over(name, kind).expect_err(name);
+        }
+    }
+
+    #[test]
+    fn names_are_those_that_the_kernel_takes() {
+        for name in ["eth0", "a", "0123456789abcde", "net-1.2_3@x", "é"] {
+            check_name(name).expect(name);
+        }
+        for name in [
+            "",
+            ".",
+            "..",
+            "lo",
+            "all",
+            "a b",
+            "a/b",
+            "a:b",
+            "a\tb",
+            "eth%d",
+            "0123456789abcdef",
+        ] {
+            check_name(name).expect_err(name);
+        }
+    }
+}
