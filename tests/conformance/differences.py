@@ -359,8 +359,8 @@ CRUN = {
 }
 
 _DEVICE = (
-    "config.json cannot be used: linux.devices[0]: a device of the host cannot be given to the guest (it has its own "
-    "null, zero, full, random, urandom, tty, ptmx, net/tun, fuse)"
+    'config.json cannot be used: linux.devices[0]: "{}" is a device of the host, which cannot be given to the guest '
+    "(it has its own null, zero, full, random, urandom, tty, ptmx, net/tun, fuse)"
 )
 _NO_NAMESPACE = (
     "config.json cannot be used: linux.namespaces: no {} namespace is listed, and the host's cannot be shared"
@@ -399,7 +399,8 @@ VRUNTIME = {
     **_values("a version that is not known is not guessed at", "refused", "version-unknown"),
     **_values("an id is any number of 32 bits", "accepted", "uid-beyond-range"),
     **_values("the guest has neither; the machine is the wall", "accepted", "selinux-label", "apparmor-profile"),
-    **refused("a device of the host is not in the guest", _DEVICE, "device-block", "device-of-the-host"),
+    **refused("a device of the host is not in the guest", _DEVICE.format("/dev/loop"), "device-block"),
+    **refused("a device of the host is not in the guest", _DEVICE.format("/dev/mem"), "device-of-the-host"),
     **because("a node in the shared root would be a device of the host", mknod_in_the_root="EPERM"),
     **because("each container has a cgroup namespace", cgroup_namespace_absent="at the root"),
     **because("the guest has a name of its own", uts_namespace_absent="vruntime", hostname_absent="vruntime"),

@@ -166,7 +166,7 @@ def test_accepts(bundle, path, value):
         (
             "linux.devices",
             [{"type": "b", "path": "/dev/sda", "major": 8, "minor": 0}],
-            "linux.devices[0]: a device of the host cannot be given",
+            'linux.devices[0]: "/dev/sda" is a device of the host, which cannot be given',
         ),
         (
             "linux.devices",
@@ -488,6 +488,30 @@ def test_a_device_of_the_host_is_refused(bundle):
     os.mknod(bundle.path / "device", stat.S_IFCHR, os.makedev(1, 11))
     bundle.set("mounts.-", {"destination": "/x", "source": "device", "type": "bind"})
     assert faults(bundle) == ('mounts[7].source: "device" is a device of the host, which a guest cannot use',)
+
+
+ALL = {"allow": True, "access": "rwm"}
+NONE = {"allow": False, "access": "rwm"}
+ONE = {"allow": True, "access": "rwm", "type": "c", "major": 1, "minor": 5}
+
+
+@pytest.mark.parametrize("rules", [[ALL], [NONE, ONE, ALL], [NONE, {**ALL, "type": "a", "major": -1}, ONE]])
+def test_who_may_use_all_devices_gets_those_of_the_guest(bundle, rules):
+    """Engines list all of the host for a privileged container."""
+    disk = {"type": "b", "path": "/dev/sda", "major": 8, "minor": 0}
+    zero = {"type": "c", "path": "/dev/nought", "major": 1, "minor": 5}
+    bundle.set("linux.devices", [disk, zero])
+    bundle.set("linux.resources.devices", rules)
+    config = load_config(bundle.write())
+    assert config.warnings == ("linux.devices: ignored: 1 devices of the host, which the guest has not",)
+    assert json.loads(config.for_guest("/rootfs", {}))["linux"]["devices"] == [zero]
+
+
+@pytest.mark.parametrize("rules", [[], [ALL, NONE], [NONE, ONE], [{"allow": True, "access": "r"}]])
+def test_a_device_of_the_host_is_refused_to_others(bundle, rules):
+    bundle.set("linux.devices", [{"type": "b", "path": "/dev/sda", "major": 8, "minor": 0}])
+    bundle.set("linux.resources.devices", rules)
+    assert ['"/dev/sda" is a device of the host' in fault for fault in faults(bundle)] == [True]
 
 
 def test_a_device_that_the_guest_has_is_bound_there(bundle):

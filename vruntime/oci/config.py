@@ -26,7 +26,7 @@ DEFAULT_CPU_PERIOD: Final = 100_000
 """Microseconds; the kernel's default for cpu.max."""
 
 _GUEST_LINUX_KEYS: Final[tuple[str, ...]] = (
-    "devices", "resources", "rootfsPropagation", "maskedPaths", "readonlyPaths", "sysctl", "uidMappings", "gidMappings",
+    "resources", "rootfsPropagation", "maskedPaths", "readonlyPaths", "sysctl", "uidMappings", "gidMappings",
     "timeOffsets",
 )  # fmt: skip
 """What the guest reads of `linux` as it stands."""
@@ -302,6 +302,8 @@ def _guest_linux(linux: Json, vcpus: int) -> Json:
     guest: Json = {key: linux[key] for key in _GUEST_LINUX_KEYS if key in linux}
     if "resources" in linux:
         guest["resources"] = resources.for_guest(linux["resources"], vcpus)
+    if "devices" in linux:
+        guest["devices"] = [device for device in linux["devices"] if support.guest_has(device)]
     guest["namespaces"] = [{"type": namespace["type"]} for namespace in linux["namespaces"]]
     if "personality" in linux:
         guest["personality"] = {"domain": linux["personality"]["domain"]}

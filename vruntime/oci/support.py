@@ -135,7 +135,8 @@ def config_refusals(config: object) -> Iterator[str]:
             yield f"{json_path(*keys)}: {reason}"
     yield from _namespace_refusals(array(config, "linux", "namespaces"))
     yield from _mount_refusals(array(config, "mounts"))
-    yield from _device_refusals(array(config, "linux", "devices"))
+    if not _may_use_all_devices(config):
+        yield from _device_refusals(array(config, "linux", "devices"))
     yield from _seccomp_refusals(mapping(config, "linux", "seccomp"))
 
 
@@ -154,6 +155,7 @@ def config_ignored(config: object) -> Iterator[str]:
             if value:
                 yield f"{path}: ignored: {reason}"
     yield from process_ignored(member(config, "process"))
+    yield from _devices_left_out(config)
     for index, mount in enumerate(array(config, "mounts")):
         destination = string(mount, "destination")
         if destination and not destination.startswith("/"):
@@ -162,6 +164,12 @@ def config_ignored(config: object) -> Iterator[str]:
         if {"shared", "rshared"} & {option for _, option in strings(mount, "options")}:
             path = json_path("mounts", index, "options")
             yield f"{path}: mounts made in the guest do not appear on the host"
+
+
+def _devices_left_out(config: object) -> Iterator[str]:
+    left_out = sum(not guest_has(device) for device in array(config, "linux", "devices"))
+    if left_out:
+        yield f"linux.devices: ignored: {left_out} devices of the host, which the guest has not"
 
 
 def process_ignored(process: object) -> Iterator[str]:
@@ -209,14 +217,31 @@ def _mount_refusals(mounts: list[Any]) -> Iterator[str]:
                 yield f"{path}: {quoted(kind)} is not supported (supported: {known})"
 
 
+def guest_has(device: object) -> bool:
+    """Whether an entry of `linux.devices` is a device of the guest too, or a FIFO, which it can make."""
+    kind = "c" if string(device, "type") == "u" else string(device, "type")
+    number = (kind, member(device, "major"), member(device, "minor"))
+    return kind not in ("b", "c") or any(number == known for known in DEVICES)
+
+
+def _may_use_all_devices(config: object) -> bool:
+    """Whether the rules allow everything, as for a privileged container: engines list every device of the host then."""
+    rules = array(config, "linux", "resources", "devices")
+    last = next((rule for rule in reversed(rules) if _is_about_all(rule)), None)
+    return member(last, "allow") is True and set(string(last, "access")) == set("rwm")
+
+
+def _is_about_all(rule: object) -> bool:
+    numbers = (member(rule, "major"), member(rule, "minor"))
+    return string(rule, "type") in ("", "a") and all(number in (None, -1) for number in numbers)
+
+
 def _device_refusals(devices: list[Any]) -> Iterator[str]:
+    known = ", ".join(DEVICES.values())
     for index, device in enumerate(devices):
-        kind = "c" if string(device, "type") == "u" else string(device, "type")
-        major, minor = member(device, "major"), member(device, "minor")
-        if kind in ("b", "c") and not any((kind, major, minor) == known for known in DEVICES):
-            known = ", ".join(DEVICES.values())
-            reason = f"a device of the host cannot be given to the guest (it has its own {known})"
-            yield f"{json_path('linux', 'devices', index)}: {reason}"
+        if not guest_has(device):
+            reason = f"is a device of the host, which cannot be given to the guest (it has its own {known})"
+            yield f"{json_path('linux', 'devices', index)}: {quoted(string(device, 'path'))} {reason}"
 
 
 def _seccomp_refusals(seccomp: dict[str, Any]) -> Iterator[str]:
