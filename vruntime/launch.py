@@ -173,6 +173,7 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
         console_socket=options.console_socket,
         size=_console_size(config),
         preserved=preserved,
+        command=config.process.args,
         shim_place=_namespaces_to_find(monitor if hooks.before_create else None, namespace),
         group=group.paths,
         undo=undo,

@@ -4,8 +4,9 @@ It lives exactly as long as the process does and exits with the same code. Signa
 killed, so is the process in the guest, since the monitor sees its end of the link close. On a terminal it is the
 session leader on the host's side of it, so that the kernel tells it of new window sizes.
 
-Run as `python -I -S shim.py LINK_FD TERMINAL_FD|-`, with the standard library's lightest modules alone: there is one of
-these for each process of each container.
+Run as `python -I -S shim.py LINK_FD TERMINAL_FD|- [WORD]...`, with the standard library's lightest modules alone: there
+is one of these for each process of each container. The words are the command line of the process that it stands for. It
+shows them in place of its own: engines show their users what the host's ps(1) says of this pid.
 
 The link is a stream of lines. To the monitor: `ready`, `signal N`, `resize ROWS COLUMNS`. From it: `exit CODE`.
 """
@@ -16,6 +17,9 @@ import signal
 import sys
 
 KILLED = 128 + 9
+NAME = "vruntime-shim"
+# python -I -S shim.py LINK_FD TERMINAL_FD|-
+OWN_WORDS = 6
 # SIGKILL and SIGSTOP cannot be caught; 32 and 33 belong to libc; SIGCHLD is of no meaning to another process.
 FORWARDED = tuple(
     number for number in range(1, 65) if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, 32, 33)
@@ -27,6 +31,7 @@ def main() -> int:
     link = int(sys.argv[1])
     terminal = None if sys.argv[2] == "-" else int(sys.argv[2])
     signals = catch_signals()
+    show_as_the_process()
     if terminal is not None:
         take_terminal(terminal)
     tell(link, "ready")
@@ -56,6 +61,19 @@ def catch_signals() -> int:
     for number in FORWARDED:
         signal.signal(number, lambda *_: None)
     return reader
+
+
+def show_as_the_process() -> None:
+    """Leaves of our command line what is the process's; ps(1) shows it, and with `comm` our own name."""
+    with open("/proc/self/comm", "w") as comm:
+        comm.write(NAME)
+    with open("/proc/self/stat", "rb") as stat:
+        begin, end = map(int, stat.read().rpartition(b")")[2].split()[45:47])  # arg_start, arg_end (proc(5))
+    memory = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
+    *_, words = os.pread(memory, end - begin, begin).split(b"\0", OWN_WORDS)
+    if words:
+        os.pwrite(memory, words.ljust(end - begin, b"\0"), begin)
+    os.close(memory)
 
 
 def take_terminal(terminal: int) -> None:

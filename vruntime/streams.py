@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ from vruntime.spawn import Child, Identity, spawn
 
 _HERE: AbstractContextManager[None] = nullcontext()
 _STANDARD = ("stdin", "stdout", "stderr")
+# Of a command line, in bytes, this much is shown by the shim.
+_SHOWN = 4096
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def prepare(
     console_socket: Path | None,
     size: tuple[int, int] | None,
     preserved: dict[str, int],
+    command: Sequence[str],
     group: entry.Paths,
     shim_place: AbstractContextManager[None] = _HERE,
     undo: ExitStack,
@@ -76,7 +79,8 @@ def prepare(
     """Starts the shim, in the container's group on the host, and opens what the process needs.
 
     `undo` takes it back when the process does not come to be. `preserved` are the caller's descriptors beyond the
-    standard streams, by their names. The shim is started within `shim_place`, whose namespaces are its own then.
+    standard streams, by their names; `command` is the process's command line. The shim is started within `shim_place`,
+    whose namespaces are its own then.
     """
     fds = dict(preserved)
     master = None
@@ -91,13 +95,13 @@ def prepare(
     ours, theirs = socket.socketpair()
     fds["shim"] = ours.detach()
     with shim_place:
-        shim = _start_shim(theirs, fds.get("terminal"))
+        shim = _start_shim(theirs, fds.get("terminal"), command)
     undo.callback(shim.end)
     entry.place(group, shim.pid)  # before the monitor hears of it: nothing of the guest reaches it yet
     return Caller(shim, fds, master)
 
 
-def _start_shim(link: socket.socket, terminal_fd: int | None) -> Child:
+def _start_shim(link: socket.socket, terminal_fd: int | None, command: Sequence[str]) -> Child:
     given = {3: link.fileno()}
     if terminal_fd is not None:
         given[4] = terminal_fd
@@ -105,10 +109,21 @@ def _start_shim(link: socket.socket, terminal_fd: int | None) -> Child:
     with link:
         return spawn(
             "shim",
-            [*program, "3", "-" if terminal_fd is None else "4"],
+            [*program, "3", "-" if terminal_fd is None else "4", *_shown(command)],
             fds=given,
             new_session=True,
         )
+
+
+def _shown(command: Sequence[str]) -> list[str]:
+    """As much of a command line as the shim shows."""
+    shown, room = [], _SHOWN
+    for word in command:
+        shown.append(word[:room])
+        room -= len(word)
+        if room <= 0:
+            break
+    return shown
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 
 SETTLE_SECONDS = 5.0
 
-_OURS = re.compile(r"qemu-system|virtiofsd|vruntime|shim\.py|umoci|skopeo|containerd-shim|conmon|docker-proxy|aardvark")
+_OURS = re.compile(r"qemu-system|virtiofsd|vruntime|umoci|skopeo|containerd-shim|conmon|docker-proxy|aardvark")
 _OWN = "self"
 
 
@@ -73,7 +73,8 @@ def _processes() -> frozenset[str]:
         with suppress(FileNotFoundError, ProcessLookupError):
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             program = command.split(" ", 2)
-            if _OURS.search(" ".join(program[:2])) or "vruntime.monitor" in command:
+            shown = (entry / "comm").read_text()  # which is the shim's own, where its command line is the container's
+            if _OURS.search(shown + " ".join(program[:2])) or "vruntime.monitor" in command:
                 found.add(f"{entry.name} {command[:120]}")
     return frozenset(found)
 

@@ -150,7 +150,7 @@ def test_a_helper_is_killed_while_its_container_is_made(vruntime: Runtime, bundl
     command = vruntime.command("run", "--bundle", str(bundles.busybox("true")), container_id)
     with running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         eventually(lambda: helper(container_id, "virtiofsd's server"), DEADLINE)
-        shims = [pid for pid in children(process.pid) if any("shim.py" in word for word in command_line(pid))]
+        shims = [pid for pid in children(process.pid) if Path(f"/proc/{pid}/comm").read_text() == "vruntime-shim\n"]
         pid = eventually(lambda: helper(container_id, victim, shim=shims[0]))
         os.kill(pid, signal.SIGKILL)
         output, error = process.communicate(timeout=10)

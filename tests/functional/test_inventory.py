@@ -17,9 +17,9 @@ from waiting import eventually
 
 
 @contextmanager
-def a_process(_: Path, name: str = "qemu-system-x86_64") -> Iterator[None]:
-    with subprocess.Popen([name, "1000"], executable="/usr/bin/sleep") as process:
-        eventually(lambda: name in Path(f"/proc/{process.pid}/cmdline").read_text())
+def a_process(_: Path) -> Iterator[None]:
+    with subprocess.Popen(["qemu-system-x86_64", "1000"], executable="/usr/bin/sleep") as process:
+        eventually(lambda: "qemu" in Path(f"/proc/{process.pid}/cmdline").read_text())
         try:
             yield
         finally:
@@ -28,8 +28,14 @@ def a_process(_: Path, name: str = "qemu-system-x86_64") -> Iterator[None]:
 
 @contextmanager
 def a_shim(root: Path) -> Iterator[None]:
-    with a_process(root, "/usr/lib/vruntime/shim.py"):
-        yield
+    program = root / "vruntime-shim"
+    program.symlink_to("/usr/bin/sleep")
+    with subprocess.Popen(["sh", "1000"], executable=program) as process:
+        eventually(lambda: "shim" in Path(f"/proc/{process.pid}/comm").read_text())
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 @contextmanager

@@ -9,11 +9,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from messages import message
-from waiting import eventually
+from waiting import becomes, eventually
 
 if TYPE_CHECKING:
     from conftest import Bundles, Runtime
@@ -110,16 +110,15 @@ def _with_times_of_one_width(output: str) -> str:
 
 def test_ps(any_runtime: Runtime, bundles: Bundles) -> None:
     container_id = any_runtime.create(bundles.busybox("sh", "-c", "sleep 1000 & wait"))
-    assert len(json.loads(any_runtime("ps", "-f", "json", container_id).stdout)) == 1
+    assert len(any_runtime("ps", container_id).stdout.splitlines()) == 2
     any_runtime("start", container_id)
-    eventually(lambda: len(json.loads(any_runtime("ps", "-f", "json", container_id).stdout)) == 2)
+    eventually(lambda: len(any_runtime("ps", container_id).stdout.splitlines()) == 3)
 
     heading, *rows = any_runtime("ps", container_id).stdout.decode().splitlines()
     assert heading.split() == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
     assert [row.split(maxsplit=7)[7] for row in rows] == ["sh -c sleep 1000 & wait", "sleep 1000"]
     pids = [int(row.split()[1]) for row in rows]
     assert int(rows[1].split()[2]) == pids[0]
-    assert json.loads(any_runtime("ps", "-f", "json", container_id).stdout) == pids
 
     heading, *rows = any_runtime("ps", container_id, "-o", "pid,comm").stdout.decode().splitlines()
     assert heading.split() == ["PID", "COMMAND"]
@@ -128,7 +127,31 @@ def test_ps(any_runtime: Runtime, bundles: Bundles) -> None:
     any_runtime("kill", container_id, "KILL")
     eventually(lambda: stopped(any_runtime, container_id))
     assert len(any_runtime("ps", container_id).stdout.splitlines()) == 1
-    assert any_runtime("ps", "-f", "json", container_id).stdout == b"null\n"
+
+
+def test_pids_on_the_host(any_runtime: Runtime, bundles: Bundles, tmp_path: Path) -> None:
+    """Engines ask for them, and show their users what the host's ps says of each."""
+    container_id = any_runtime.start(bundles.busybox("sleep", "1000"))
+    process = ["sh", "-c", "kill -STOP $$", "x" * 5000]
+    arguments = ["exec", "--detach", "--pid-file", str(tmp_path / "pid"), container_id, *process]
+    subprocess.run(any_runtime.command(*arguments), stdin=subprocess.DEVNULL, check=True, timeout=15)
+    pids = [any_runtime.state(container_id)["pid"], int((tmp_path / "pid").read_text())]
+
+    def told() -> Any:
+        return json.loads(any_runtime("ps", "--format", "json", container_id).stdout)
+
+    def shown(pid: int) -> str:
+        ps = subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=True)
+        return ps.stdout.strip()
+
+    assert told() == pids
+    becomes(lambda: shown(pids[0]), "sleep 1000")
+    eventually(lambda: shown(pids[1]).startswith("sh -c kill -STOP $$ xxxx"))
+    os.kill(pids[1], signal.SIGKILL)
+    becomes(told, pids[:1])
+    any_runtime("kill", container_id, "KILL")
+    eventually(lambda: stopped(any_runtime, container_id))
+    assert told() is None
 
 
 def test_transitions_that_are_not_allowed(any_runtime: Runtime, bundles: Bundles) -> None:

@@ -109,6 +109,7 @@ def _begin(
         console_socket=console_socket,
         size=None,
         preserved=preserved,
+        command=process.args,
         group=entry.paths_of(store, record.id),
         undo=undo,
     )
@@ -118,6 +119,7 @@ def _begin(
         process=json.dumps(process.for_guest()),
         fds=list(caller.fds.values()),
         names=list(caller.fds),
+        shim=caller.identity,
         wait_for_resume=waits,
         timeout=None if waits else TIMEOUT,
     )

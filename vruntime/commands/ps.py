@@ -32,27 +32,28 @@ from vruntime.store import Store
 @click.argument("ps_options", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def command(globals_: Globals, container_id: str, form: str, ps_options: tuple[str, ...]) -> None:
-    """Show the processes inside a container, with their pids in the guest.
+    """Show the processes inside a container.
 
-    The table is that of `ps -ef`, or with `-o COLUMN,...` has the columns named.
+    The table is that of `ps -ef`, or with `-o COLUMN,...` has the columns named; its pids are those in the guest. JSON
+    has pids of the host, for engines: of what stands there for init and for each process of `exec`.
     """
     store = Store(globals_.root)
     record = load(store, container_id)
     columns = parse_ps_options(ps_options)
-    processes = _processes(store, record)
     if form == "json":
-        click.echo(json.dumps([process["pid"] for process in processes] or None, separators=(",", ":")))
+        click.echo(json.dumps(_asked(store, record, "pids") or None, separators=(",", ":")))
         return
+    processes = sorted(_asked(store, record, "processes"), key=lambda process: int(process["pid"]))
     for line in table(processes, columns, now=time.time()):
         click.echo(line)
 
 
-def _processes(store: Store, record: Record) -> list[dict[str, Any]]:
+def _asked(store: Store, record: Record, what: str) -> list[Any]:
+    """The `pids` of a container on the host or its `processes` in the guest; none of one that has stopped."""
     if record.status is Status.STOPPED:
         return []
     record.status.check_look()
-    reply = Connection.to(store.sandbox(record.sandbox)).request("ps", id=record.id)
-    return sorted(reply["processes"], key=lambda process: int(process["pid"]))
+    return list(Connection.to(store.sandbox(record.sandbox)).request(what, id=record.id)[what])
 
 
 # A column of ps(1): its heading, its least width, and whether it is flush right.

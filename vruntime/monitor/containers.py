@@ -267,6 +267,7 @@ class Container:
         self._sandbox = sandbox
         self._store = store
         self._processes: dict[str, GuestProcess] = {}
+        self._shims: dict[str, int] = {}
         self._next = 1
         self._before_pause = record.status
         self._goes_on = asyncio.Event()
@@ -332,8 +333,13 @@ class Container:
                 self.note(status=Status.CREATED)
             raise
 
-    async def exec(self, oci_process: bytes, fds: Mapping[str, int], *, terminal: bool, wait_for_resume: bool) -> None:
-        """Adds a process, which then lives by itself; to a paused container once it goes on, if that is wanted."""
+    async def exec(
+        self, oci_process: bytes, fds: Mapping[str, int], *, terminal: bool, wait_for_resume: bool, shim: int
+    ) -> None:
+        """Adds a process, which then lives by itself; to a paused container once it goes on, if that is wanted.
+
+        `shim` is its pid on the host.
+        """
         process = Process(self.id, f"exec-{self._next}")
         self._next += 1
         guest = GuestProcess(self._sandbox, process, fds, terminal=terminal)
@@ -348,11 +354,13 @@ class Container:
             raise
         await guest.begin()
         self._processes[process.process_id] = guest
+        self._shims[process.process_id] = shim
         guest.exit_code.add_done_callback(lambda _: asyncio.ensure_future(self._reap(guest)))
 
     async def _reap(self, guest: GuestProcess) -> None:
         guest.finish(guest.exit_code.result())
         self._processes.pop(guest.process.process_id, None)
+        self._shims.pop(guest.process.process_id, None)
         await guest.streams_end()
         with suppress(AgentError, SandboxError):
             await self._sandbox.guard(self._sandbox.agent.forget(guest.process))
@@ -417,6 +425,11 @@ class Container:
         """What the container has used."""
         self.record.status.check_kill()
         return await self._sandbox.guard(self._sandbox.agent.stats(self.id))
+
+    def pids(self) -> list[int]:
+        """The pids on the host of the processes that it was asked to run."""
+        init = [] if self.record.shim is None else [self.record.shim.pid]
+        return [*init, *self._shims.values()]
 
     async def processes(self) -> list[dict[str, Any]]:
         """The container's processes."""

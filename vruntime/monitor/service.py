@@ -42,7 +42,8 @@ class Service:
             "start": self._start,
             "exec": self._exec,
             "kill": self._kill,
-            "ps": self._ps,
+            "processes": self._processes,
+            "pids": self._pids,
             "pause": self._pause,
             "resume": self._resume,
             "update": self._update,
@@ -199,6 +200,7 @@ class Service:
             fds,
             terminal="terminal" in fds,
             wait_for_resume=request["wait_for_resume"],
+            shim=request["shim"]["pid"],
         )
         return {}
 
@@ -206,8 +208,11 @@ class Service:
         await self._container(request).signal(request["signal"], everyone=request["all"])
         return {}
 
-    async def _ps(self, request: Request, _: Fds) -> Mapping[str, Any]:
+    async def _processes(self, request: Request, _: Fds) -> Mapping[str, Any]:
         return {"processes": await self._container(request).processes()}
+
+    async def _pids(self, request: Request, _: Fds) -> Mapping[str, Any]:
+        return {"pids": self._container(request).pids()}
 
     async def _pause(self, request: Request, _: Fds) -> Mapping[str, Any]:
         await self._container(request).pause()
