@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pexpect
 from inventory import Inventory, left_behind
 from namespaces import Namespaces
 from runtimes import RUNC, VRUNTIME, busybox_root
@@ -157,6 +158,19 @@ class Docker(Engine):
     def command(self, *arguments: str) -> list[str]:
         return ["/usr/bin/docker", *with_runtime(arguments, ("--runtime", self.runtime))]
 
+    def detached(self, *arguments: str) -> str:
+        """Runs a container that stays, and gives its id."""
+        return str(self("run", "--detach", *arguments).stdout.strip())
+
+    def inspect(self, container: str, template: str) -> str:
+        """One fact of a container, by its place in what `inspect` knows."""
+        return str(self("inspect", "--format", "{{" + template + "}}", container).stdout.strip())
+
+    def terminal(self, *arguments: str) -> pexpect.spawn[str]:
+        """Starts a command of the client on a terminal of 30 rows and 100 columns."""
+        program, *rest = self.command(*arguments)
+        return pexpect.spawn(program, rest, env=self.environment, dimensions=(30, 100), encoding="utf-8", timeout=30)
+
     def compose(self, directory: Path, *arguments: str, timeout: float = 2 * DEADLINE) -> Result:
         """Runs docker-compose with the file in a directory."""
         command = ["/usr/bin/docker-compose", *arguments]
@@ -195,7 +209,10 @@ class Docker(Engine):
     def remove_all(self) -> None:
         if containers := self("ps", "--all", "--quiet").stdout.split():
             self("rm", "--force", "--volumes", *containers)
-        for kind in ("volume", "network"):
+        names = self("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
+        if made := [name for name in names if name not in self._images and "<none>" not in name]:
+            self("rmi", "--force", *made)
+        for kind in ("volume", "network", "image"):
             self(kind, "prune", "--force")
 
     def end(self) -> None:
