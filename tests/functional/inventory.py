@@ -101,9 +101,9 @@ def _directories(parent: Path) -> frozenset[str]:
 
 
 def _state(root: Path) -> frozenset[str]:
-    """What a runtime keeps below its root: runc a directory a container, ours one more level."""
+    """What a runtime keeps below its root: runc a directory a container, ours one more level, and the turns to boot."""
     ours = {"containers", "sandboxes"}
-    return (_directories(root) - ours).union(*(_directories(root / name) for name in ours))
+    return (_directories(root) - ours - {"boot"}).union(*(_directories(root / name) for name in ours))
 
 
 def _network_namespaces(within: Path) -> frozenset[str]:
