@@ -156,6 +156,15 @@ def test_links_owners_modes_and_attributes_stay(file: Path) -> None:
     assert (file.is_symlink(), real.read_text()) == (True, "{}")
 
 
+def test_check_tells_which_engines_are_set_up() -> None:
+    result = subprocess.run([VRUNTIME, "check"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("ok    engines")]
+    for engine in ("docker", "podman", "containerd"):
+        set_up = setup(engine).stdout == b""
+        assert engine in (line.partition("; not: ")[0 if set_up else 2])
+    assert "crio" not in line
+
+
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     assert message(setup("docker", "--config", tmp_path / "fifo")).endswith("is not a regular file")

@@ -18,7 +18,7 @@ from vruntime import accelerator, engines, linux, namespaces
 from vruntime.cgroups import layout as cgroup_layout
 from vruntime.cgroups.layout import Layout
 from vruntime.engines import change
-from vruntime.engines.engine import Runtime
+from vruntime.engines.engine import Engine, Runtime
 from vruntime.errors import AcceleratorError, EngineError, HostError, SettingsError
 from vruntime.globals import Globals
 from vruntime.network import policy, tap
@@ -379,18 +379,18 @@ def _engines() -> Finding:
     installed = {name: engine for name in engines.NAMES if (engine := engines.find(name)).installed()}
     if not installed:
         return Finding("engines", Status.OK, "none is installed")
-    unaware: list[str] = []
-    for name, engine in installed.items():
-        try:
-            if not change.plan_adding(engine, engine.file(Runtime.name), Runtime()).empty:
-                unaware.append(name)
-        except EngineError as error:
-            remedy = "Correct the file."
-            return Finding("engines", Status.WARN, str(error), f"{engine.title} may not start.", remedy)
-    found = f"{', '.join(name for name in installed if name not in unaware) or 'none'} set up"
-    if unaware:
-        found += f"; installed as well: {', '.join(unaware)} (vruntime setup ENGINE --apply)"
+    aware = [name for name, engine in installed.items() if _knows_us(engine)]
+    found = f"set up: {', '.join(aware) or 'none'}"
+    if others := [name for name in installed if name not in aware]:
+        found += f"; not: {', '.join(others)} (`vruntime setup ENGINE` shows what it takes)"
     return Finding("engines", Status.OK, found)
+
+
+def _knows_us(engine: Engine) -> bool:
+    try:
+        return change.plan_adding(engine, engine.file(Runtime.name), Runtime()).empty
+    except EngineError:
+        return False  # setup says why
 
 
 _WITH_SETTINGS: Final = (
