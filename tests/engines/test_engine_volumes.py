@@ -69,11 +69,12 @@ def test_tmpfs_and_shared_memory(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("limit", [64, 512])
-def test_an_oom_kill_is_known_to_the_engine(engine: Engine, limit: int) -> None:
+def test_an_oom_kill_is_known_to_the_engine(docker: Docker, limit: int) -> None:
+    """To Docker. Podman 4.3 does not find out with any runtime: it looks elsewhere than where conmon leaves a note."""
     command = ("dd", "if=/dev/zero", "of=/dev/null", f"bs={2 * limit}M", "count=1")
     flags = ("--name", "one", "--network", "none", "--memory", f"{limit}m")
-    assert engine("run", *flags, engine.busybox(), *command, check=False).returncode == 137
-    (state,) = json.loads(engine("inspect", "--format", "[{{json .State}}]", "one").stdout)
+    assert docker("run", *flags, docker.busybox(), *command, check=False).returncode == 137
+    state = json.loads(docker("inspect", "--format", "{{json .State}}", "one").stdout)
     assert (state["OOMKilled"], state["ExitCode"]) == (True, 137)
 
 
