@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 from inventory import Inventory, left_behind
-from runtimes import RUNC, VRUNTIME, Bundles, Edit, Runtime
-
-__all__ = ["Bundles", "Edit", "Runtime"]
+from runtimes import RUNC, VRUNTIME, Bundles, Runtime
 
 # Whoever starts the tests in the background has them ignore it, and so all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

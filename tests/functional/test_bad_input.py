@@ -27,7 +27,7 @@ from waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from conftest import Bundles, Runtime
+    from runtimes import Bundles, Runtime
 
 FOREVER = ("sleep", "1000")
 SECOND = 1.0

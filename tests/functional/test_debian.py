@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from conftest import Bundles, Runtime
+    from runtimes import Bundles, Runtime
 
 C_PROGRAM = r"""
 #include <pthread.h>

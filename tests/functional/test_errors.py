@@ -16,7 +16,7 @@ from messages import message
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from conftest import Bundles, Runtime
+    from runtimes import Bundles, Runtime
 
     Configure = Callable[[Runtime, str], None]
 

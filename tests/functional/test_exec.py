@@ -14,7 +14,7 @@ from messages import message
 from waiting import eventually
 
 if TYPE_CHECKING:
-    from conftest import Bundles, Runtime
+    from runtimes import Bundles, Runtime
 
 FOREVER = ("sleep", "1000")
 CAP_CHOWN, CAP_KILL, CAP_NET_BIND_SERVICE, CAP_NET_RAW, CAP_AUDIT_WRITE = 0, 5, 10, 13, 29

@@ -20,7 +20,7 @@ import pytest
 from waiting import eventually
 
 if TYPE_CHECKING:
-    from conftest import Bundles, Runtime
+    from runtimes import Bundles, Runtime
 
 DEADLINE = 30.0
 SEEN_WITHIN = 2.0  # a death shows in `state` within this, in seconds

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from waiting import eventually
 
 if TYPE_CHECKING:
-    from conftest import Bundles, Edit, Runtime
+    from runtimes import Bundles, Edit, Runtime
 
 RUNC = "/usr/sbin/runc"
 

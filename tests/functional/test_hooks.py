@@ -17,7 +17,7 @@ from waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Bundles, Runtime
+    from runtimes import Bundles, Runtime
 
 HOSTS = ("prestart", "createRuntime", "createContainer", "poststart", "poststop")
 BEFORE_CREATE = ("prestart", "createRuntime", "createContainer")

@@ -17,7 +17,7 @@ from test_system_containers import system
 from waiting import eventually
 
 if TYPE_CHECKING:
-    from conftest import Bundles, Edit, Runtime
+    from runtimes import Bundles, Edit, Runtime
 
 FOREVER = ("sleep", "1000")
 MEBIBYTE = 1 << 20

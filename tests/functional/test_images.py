@@ -19,7 +19,7 @@ from messages import message
 from waiting import eventually
 
 if TYPE_CHECKING:
-    from conftest import Bundles, Runtime
+    from runtimes import Bundles, Runtime
 
 SIZE_LIMIT = "512M"
 

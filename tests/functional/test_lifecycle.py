@@ -16,7 +16,7 @@ from messages import message
 from waiting import becomes, eventually
 
 if TYPE_CHECKING:
-    from conftest import Bundles, Runtime
+    from runtimes import Bundles, Runtime
 
 FOREVER = ("sleep", "1000")
 UNKNOWN = "no-such-container"

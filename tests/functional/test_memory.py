@@ -15,7 +15,7 @@ from test_host_cgroups import V1, directory, groups_of
 from waiting import eventually
 
 if TYPE_CHECKING:
-    from conftest import Bundles, Runtime
+    from runtimes import Bundles, Runtime
 
 __all__ = ["subreaper"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Bundles, Edit, Runtime
+    from runtimes import Bundles, Edit, Runtime
 
 Mount = dict[str, Any]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Bundles, Edit, Runtime
 from networks import INSIDE4, INSIDE6, OUTSIDE4, OUTSIDE6, Namespace, connect, run
+from runtimes import Bundles, Edit, Runtime
 from waiting import becomes, eventually
 
 CAPABILITIES = ["CAP_NET_RAW", "CAP_NET_ADMIN"]

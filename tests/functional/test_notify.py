@@ -18,7 +18,7 @@ from waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from conftest import Bundles, Runtime
+    from runtimes import Bundles, Runtime
 
 SENDER = r"""
 #include <stdlib.h>

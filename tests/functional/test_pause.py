@@ -13,7 +13,7 @@ from waiting import eventually
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Bundles, Runtime
+    from runtimes import Bundles, Runtime
 
 FOREVER = ("sleep", "1000")
 COUNTING = ("sh", "-c", "while :; do echo x >> /counted; sleep 0.02; done")

@@ -8,7 +8,7 @@ import pytest
 from waiting import eventually
 
 if TYPE_CHECKING:
-    from conftest import Bundles, Edit, Runtime
+    from runtimes import Bundles, Edit, Runtime
 
 MEBIBYTE = 1 << 20
 

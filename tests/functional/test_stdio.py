@@ -17,7 +17,7 @@ import pytest
 from waiting import eventually, settled
 
 if TYPE_CHECKING:
-    from conftest import Bundles, Runtime
+    from runtimes import Bundles, Runtime
 
 MEBIBYTE = 1 << 20
 EVERY_BYTE = bytes(range(256)) * 300

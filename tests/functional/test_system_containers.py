@@ -10,7 +10,7 @@ import pytest
 from waiting import becomes, eventually
 
 if TYPE_CHECKING:
-    from conftest import Bundles, Runtime
+    from runtimes import Bundles, Runtime
 
 # systemd boots in 10 to 20 s where the machine is emulated.
 BOOT = 120.0

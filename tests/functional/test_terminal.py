@@ -19,7 +19,7 @@ import pytest
 from waiting import eventually
 
 if TYPE_CHECKING:
-    from conftest import Bundles, Runtime
+    from runtimes import Bundles, Runtime
 
 DEADLINE = 30.0
 PROMPT = "ready> "

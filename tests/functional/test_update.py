@@ -12,7 +12,7 @@ from messages import message
 from waiting import eventually
 
 if TYPE_CHECKING:
-    from conftest import Bundles, Runtime
+    from runtimes import Bundles, Runtime
 
 FOREVER = ("sleep", "1000")
 MEBIBYTE = 1 << 20

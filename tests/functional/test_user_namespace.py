@@ -12,7 +12,7 @@ import pytest
 from waiting import eventually
 
 if TYPE_CHECKING:
-    from conftest import Bundles, Edit, Runtime
+    from runtimes import Bundles, Edit, Runtime
 
 FIRST = 100_000
 RANGE = [{"containerID": 0, "hostID": FIRST, "size": 65536}]
