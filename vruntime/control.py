@@ -21,7 +21,7 @@ from vruntime.errors import SandboxError, from_wire
 from vruntime.spawn import Identity
 
 LIMIT = 16 << 20
-MAX_FDS = 80
+MAX_FDS = 253  # the kernel's bound
 TIMEOUT = 60.0
 KILL_TIMEOUT = 10.0
 

@@ -5,37 +5,35 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vruntime import accelerator, descriptors, namespaces, streams, terminal
+from vruntime import accelerator, descriptors, joining, namespaces, streams, terminal
 from vruntime.cgroups.group import Group, is_rootless
 from vruntime.cgroups.limits import Overhead
 from vruntime.container import CONFIG_FILE, Record, now
-from vruntime.control import TIMEOUT, Connection, MonitorSilent
-from vruntime.errors import ContainerError, HostError, SandboxError, VruntimeError
+from vruntime.control import MAX_FDS, Connection
+from vruntime.errors import ConfigError, ContainerError, HostError, VruntimeError
 from vruntime.globals import Globals
 from vruntime.hooks import CREATING, Hooks
+from vruntime.joining import Joined
 from vruntime.log import Log
-from vruntime.monitor import turn
-from vruntime.monitor.config import GUEST_NOTIFY_PATH, GUEST_PATH, LOG, Bind, Overlay, SandboxConfig
+from vruntime.monitor import share
+from vruntime.monitor.config import GUEST_NOTIFY_PATH, GUEST_PATH, Bind, Overlay, SandboxConfig
+from vruntime.monitors import Monitor, SharedMonitor
 from vruntime.network import traces
 from vruntime.network.namespace import Namespace
 from vruntime.oci.config import NOTIFY_DIRECTORY, OciConfig, load_config
-from vruntime.remove import END_TIMEOUT, remove
-from vruntime.settings import Settings, VmSettings
-from vruntime.spawn import Child, Identity, spawn
+from vruntime.remove import remove
+from vruntime.settings import VmSettings
+from vruntime.spawn import Identity
 from vruntime.store import Store, check_id
-from vruntime.vm import console
 from vruntime.vm.machine import Machine
 
-# On top of the guest's own deadline: what the monitor needs to say what went wrong.
-MARGIN = 15.0
 # What the guest itself boots in, in bytes.
 LEAST_MEMORY = 128 << 20
 
@@ -62,74 +60,18 @@ class Created:
     caller: streams.Caller
 
 
-class Monitor:
-    """The sandbox's monitor: started at once, told only later what to run, and gone when it is told nothing."""
+@dataclass(frozen=True)
+class _Order:
+    """What is to be made, once it has been checked, and what takes it back."""
 
-    def __init__(self, child: Child, connection: Connection, output: int) -> None:
-        self.connection = connection
-        self._child = child
-        self._output = output
-        self._launched = False
-
-    @classmethod
-    def start(cls, name: str) -> Monitor:
-        """Starts it, without waiting for it."""
-        ours, theirs = socket.socketpair()
-        output = os.memfd_create(LOG, os.MFD_CLOEXEC)  # until it has a directory to log to
-        argv = [sys.executable, "-I", "-m", "vruntime.monitor", name]
-        with theirs:
-            child = spawn("monitor", argv, fds={1: output, 2: output, 3: theirs.fileno()}, new_session=True)
-        return cls(child, Connection(ours), output)
-
-    @property
-    def pid(self) -> int:
-        """Its process, which is in the sandbox's mount namespace once it has launched."""
-        return self._child.pid
-
-    def launch(self, root: Path, sandbox: SandboxConfig, namespace: Namespace) -> None:
-        """Has it launch the machine, without waiting for it; `root` is that of the state."""
-        self._sandbox = sandbox
-        with self._last_words():
-            fds = namespace.fds
-            self.connection.ask("launch", fds=fds, root=os.path.abspath(root), sandbox=sandbox.to_wire())
-        namespace.close_given()
-
-    def launched(self) -> None:
-        """Waits until the sandbox's processes run and its mount namespace is there; the guest boots on."""
-        if not self._launched:
-            with self._last_words():
-                self.connection.answer("launch", timeout=turn.TIMEOUT + TIMEOUT)
-            self._launched = True
-
-    def create(self, request: dict[str, Any], fds: Mapping[str, int]) -> dict[str, Any]:
-        """Has it make the container; waits until the container is there."""
-        timeout = turn.TIMEOUT + self._sandbox.boot_timeout + self._sandbox.request_timeout + MARGIN
-        with suppress(MonitorSilent):  # a monitor that has hung up has said why, or its silence is told below
-            self.connection.ask("create", timeout=timeout, fds=list(fds.values()), names=list(fds), **request)
-        self.launched()
-        with self._last_words():
-            return self.connection.answer("create", timeout=timeout)
-
-    def kill(self) -> None:
-        """SIGKILL: the machine dies with it."""
-        self._child.kill()
-
-    def end(self) -> None:
-        """Hangs up, on which it ends and takes back what it has begun; waits for that. No error when it has ended."""
-        self.connection.close()
-        if self._child.wait(END_TIMEOUT) is None:
-            self._child.end()
-
-    @contextmanager
-    def _last_words(self) -> Iterator[None]:
-        """Adds to an error of silence what it has logged."""
-        try:
-            yield
-        except MonitorSilent as error:
-            said = os.pread(self._output, 1 << 16, 0)
-            with suppress(FileNotFoundError):
-                said += (self._sandbox.directory / LOG).read_bytes()
-            raise SandboxError(error.message, hint=" | ".join(console.tail(said)) or None) from error
+    globals_: Globals
+    log: Log
+    id: str
+    options: Options
+    preserved: dict[str, int]
+    config: OciConfig
+    store: Store
+    undo: ExitStack
 
 
 def create(globals_: Globals, log: Log, container_id: str, options: Options, undo: ExitStack) -> Created:
@@ -147,64 +89,159 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     terminal.check_console(terminal=config.terminal, detach=options.detach, console_socket=options.console_socket)
     for warning in config.warnings:
         log.warning(warning)
-    store = Store(globals_.root)
-    sandbox = _sandbox_config(globals_.settings, store, container_id, config)
-    group = _plan_group(globals_, sandbox, config)
-    namespace = _network_namespace(globals_.settings, config)
-    undo.callback(namespace.close)
-    log.debug(f"phase validate: {_milliseconds(began)} ms")
+    order = _Order(globals_, log, container_id, options, preserved, config, Store(globals_.root), undo)
+    joined = joining.find(order.store, config)
+    if joined is None:
+        created = _create_alone(order, monitor)
+    else:
+        monitor.end()
+        created = _create_beside(order, joined)
+    log.debug(f"phase create: {_milliseconds(began)} ms in all")
+    return created
 
-    store.reserve(container_id)
-    hooks = Hooks(_new_record(container_id, config), config.document)
-    undo.callback(hooks.run_after_delete, log)  # when all is removed
-    undo.callback(store.remove, container_id)
+
+def _create_alone(order: _Order, monitor: Monitor) -> Created:
+    """In a virtual machine of its own."""
+    config, log, undo = order.config, order.log, order.undo
+    sandbox = _sandbox_config(order)
+    group = _plan_group(order, sandbox.machine)
+    namespace = _network_namespace(order)
+    undo.callback(namespace.close)
+
+    hooks = _begin_state(order)
+    sandbox = replace(sandbox, id=hooks.record.sandbox, directory=order.store.sandbox(hooks.record.sandbox))
     if path := namespace.network.path:
-        traces.save(store, container_id, path)
-        undo.callback(_remove_traces, store, container_id, log)
-    for warning in group.check(config.resources):
-        log.warning(warning)
-    undo.callback(_remove_group, group, log)
+        traces.save(sandbox.directory, path)
+        undo.callback(_remove_traces, sandbox.directory, log)
+    _check_group(order, group)
     undo.callback(monitor.end)  # before its state and its group are removed
-    _write_state(store, hooks.record, config, options)
-    group = _make_group(store, container_id, group, monitor, config)
-    monitor.launch(store.root, replace(sandbox, group=group.paths, oom_kills=group.oom_kills()), namespace)
-    caller = streams.prepare(
-        wants_terminal=config.terminal,
-        console_socket=options.console_socket,
-        size=_console_size(config),
-        preserved=preserved,
-        command=config.process.args,
-        shim_place=_namespaces_to_find(monitor if hooks.before_create else None, namespace),
-        group=group.paths,
-        undo=undo,
-    )
+    group = _make_group(order, group, monitor.pid)
+    monitor.launch(order.store.root, replace(sandbox, group=group.paths, oom_kills=group.oom_kills()), namespace)
+    caller = _prepare(order, _namespaces_to_find(namespace, _mounts_of(monitor, hooks)), group.paths)
     if hooks.before_create:
         hooks.run_before_create(caller.shim.pid, monitor.pid)
     network, listener = _join_network(namespace, config)
-    request = _request(hooks.record, config, options, caller, sandbox.machine) | {"network": network}
+    request = _request(order, hooks.record, caller, sandbox.machine, share_name=order.id) | {"network": network}
     with listener:
         reply = monitor.create(request, caller.fds | {"network": listener.fileno()})
     caller.close_given()
     namespace.close()
     _log_phases(log, reply, sandbox.machine)
-    log.debug(f"phase create: {_milliseconds(began)} ms in all")
-    undo.callback(_take_back, store, container_id, monitor, log)
+    undo.callback(_take_back, order, monitor)
     return Created(hooks.record, monitor.connection, caller)
 
 
-def _write_state(store: Store, record: Record, config: OciConfig, options: Options) -> None:
-    if options.overlay is not None:
-        store.link_layer(record.id, config.bundle)
-    store.write(record.id, CONFIG_FILE, json.dumps(config.document))
-    record.save(store)
-    store.sandbox(record.sandbox).mkdir(mode=0o700)
+def _create_beside(order: _Order, joined: Joined) -> Created:
+    """In the virtual machine of another container: nothing is started for it but a shim, which is all of its group."""
+    undo = order.undo
+    monitor = SharedMonitor(order.store, joined.neighbour)
+    undo.callback(monitor.end)
+    machine = monitor.sandbox.machine
+    _check_fits(order, joined, machine)
+    group = _plan_group(order, machine)
+    path, hooks_fill = order.config.network_namespace, _has_early_hooks(order.config)
+    namespace = Namespace.without_devices(path, filled_by_hooks=hooks_fill)
+    undo.callback(namespace.close)
+
+    hooks = _begin_state(order, joined.sandbox)
+    _check_group(order, group)
+    undo.callback(monitor.end)  # before its state and its group are removed
+    own_mounts = namespaces.new_mounts() if hooks.before_create else nullcontext()
+    caller = _prepare(order, _namespaces_to_find(namespace, own_mounts), {})
+    _make_group(order, group, caller.shim.pid)
+    if hooks.before_create:
+        hooks.run_before_create(caller.shim.pid, caller.shim.pid)
+    if not joined.shares_network:
+        _check_empty(namespace, joined)
+    request = _request(order, hooks.record, caller, machine, share_name=monitor.share)
+    with _mounts_to_bring(order, hooks, caller) as mounts:
+        request |= {"joined": dict(joined.namespaces), "brought": list(mounts)}
+        monitor.create(request, caller.fds | {f"mount:{name}": mount for name, mount in mounts.items()})
+    caller.close_given()
+    namespace.close()
+    undo.callback(_take_back, order, monitor)
+    return Created(hooks.record, monitor.connection, caller)
 
 
-def _make_group(store: Store, container_id: str, planned: Group, monitor: Monitor, config: OciConfig) -> Group:
-    """Makes the control group with the monitor in it. What came to be: without privileges it may lack hierarchies."""
-    planned.save(store, container_id)  # before it is made: whoever cleans up must find it
-    group = planned.make(monitor.pid, config.resources)
-    group.save(store, container_id)
+def _begin_state(order: _Order, joined: str | None = None) -> Hooks:
+    """Takes the id, and begins the state on disk; gives the hooks, which run to their end when all is removed.
+
+    `joined` is the sandbox of others, if it is to be in one.
+    """
+    sandbox_id = order.store.reserve(order.id, joined)
+    hooks = Hooks(_new_record(order, sandbox_id), order.config.document)
+    order.undo.callback(hooks.run_after_delete, order.log)
+    order.undo.callback(order.store.remove, order.id)
+    if order.options.overlay is not None:
+        order.store.link_layer(order.id, order.config.bundle)
+    order.store.write(order.id, CONFIG_FILE, json.dumps(order.config.document))
+    hooks.record.save(order.store)
+    return hooks
+
+
+def _prepare(order: _Order, shim_place: AbstractContextManager[None], group: Mapping[str, str]) -> streams.Caller:
+    return streams.prepare(
+        wants_terminal=order.config.terminal,
+        console_socket=order.options.console_socket,
+        size=_console_size(order.config),
+        preserved=order.preserved,
+        command=order.config.process.args,
+        shim_place=shim_place,
+        group=group,
+        undo=order.undo,
+    )
+
+
+@contextmanager
+def _mounts_to_bring(order: _Order, hooks: Hooks, caller: streams.Caller) -> Iterator[dict[str, int]]:
+    """The container's mounts as we see them, and as its hooks have left them."""
+    binds = _binds(order.config)
+    if len(binds) + 1 + len(caller.fds) > MAX_FDS:
+        raise ContainerError(
+            f"mounts: {len(binds)} bind mounts are more than can be brought into a virtual machine that runs",
+            hint=f"at most {MAX_FDS - 1 - len(caller.fds)} can",
+        )
+    with namespaces.mounts_of(caller.shim.pid) if hooks.before_create else nullcontext():
+        mounts = share.detached(str(order.config.rootfs), binds)
+    try:
+        yield mounts
+    finally:
+        for mount in mounts.values():
+            os.close(mount)
+
+
+def _check_fits(order: _Order, joined: Joined, machine: Machine) -> None:
+    limit = order.config.memory_limit or 0
+    if limit > machine.memory:
+        order.log.warning(
+            f"linux.resources.memory.limit: {limit}: the virtual machine of container {joined.neighbour.id}, which is"
+            f" shared, has {machine.memory} bytes"
+        )
+
+
+def _check_empty(namespace: Namespace, joined: Joined) -> None:
+    try:
+        namespace.join()
+    except HostError as error:
+        raise ConfigError(
+            f"linux.namespaces: the virtual machine of container {joined.neighbour.id}, with which namespaces are to be"
+            f" shared, cannot have a second network: {error.message}",
+            hint="share its network as well, or have none",
+        ) from error
+
+
+def _check_group(order: _Order, group: Group) -> None:
+    """And has what becomes of it be taken back."""
+    for warning in group.check(order.config.resources):
+        order.log.warning(warning)
+    order.undo.callback(_remove_group, group, order.log)
+
+
+def _make_group(order: _Order, planned: Group, pid: int) -> Group:
+    """Makes the control group with a process in it. What came to be: without privileges it may lack hierarchies."""
+    planned.save(order.store, order.id)  # before it is made: whoever cleans up must find it
+    group = planned.make(pid, order.config.resources)
+    group.save(order.store, order.id)
     return group
 
 
@@ -235,14 +272,15 @@ def _check_installed(vm: VmSettings) -> None:
             raise HostError(f"vm.{name}: {path} does not exist", hint="`vruntime check` tells how to mend the host")
 
 
-def _sandbox_config(settings: Settings, store: Store, container_id: str, config: OciConfig) -> SandboxConfig:
+def _sandbox_config(order: _Order) -> SandboxConfig:
+    settings, config = order.globals_.settings, order.config
     vm = settings.vm
     _check_installed(vm)
     return SandboxConfig(
-        id=container_id,
-        directory=store.sandbox(container_id),
+        id=order.id,
+        directory=order.store.sandbox(order.id),
         machine=Machine(
-            name=container_id,
+            name=order.id,
             qemu=str(vm.qemu),
             kernel=str(vm.kernel),
             initramfs=str(vm.initramfs),
@@ -258,14 +296,14 @@ def _sandbox_config(settings: Settings, store: Store, container_id: str, config:
     )
 
 
-def _plan_group(globals_: Globals, sandbox: SandboxConfig, config: OciConfig) -> Group:
-    vm, machine = globals_.settings.vm, sandbox.machine
+def _plan_group(order: _Order, machine: Machine) -> Group:
+    vm = order.globals_.settings.vm
     return Group.plan(
-        config.cgroups_path,
-        sandbox.id,
+        order.config.cgroups_path,
+        order.id,
         Overhead(machine.memory, guest=vm.memory_overhead, helpers=vm.host_overhead, vcpus=machine.vcpus),
-        systemd=globals_.systemd_cgroup,
-        rootless=is_rootless(globals_.rootless),
+        systemd=order.globals_.systemd_cgroup,
+        rootless=is_rootless(order.globals_.rootless),
     )
 
 
@@ -277,9 +315,9 @@ def _remove_group(group: Group, log: Log) -> None:
         log.warning(str(error))
 
 
-def _remove_traces(store: Store, container_id: str, log: Log) -> None:
+def _remove_traces(directory: Path, log: Log) -> None:
     try:
-        traces.remove(store, container_id)
+        traces.remove(directory)
     except HostError as error:
         log.warning(str(error))
 
@@ -305,8 +343,12 @@ def _console_size(config: OciConfig) -> tuple[int, int] | None:
     return (size["height"], size["width"]) if size else None
 
 
-def _network_namespace(settings: Settings, config: OciConfig) -> Namespace:
-    path, hooks = config.network_namespace, any(config.hooks.get(kind) for kind in CREATING)
+def _has_early_hooks(config: OciConfig) -> bool:
+    return any(config.hooks.get(kind) for kind in CREATING)
+
+
+def _network_namespace(order: _Order) -> Namespace:
+    settings, path, hooks = order.globals_.settings, order.config.network_namespace, _has_early_hooks(order.config)
     return Namespace(
         path,
         # What fills a new namespace without a hook comes later, and is one interface (`ctr run --cni`).
@@ -321,19 +363,24 @@ def _join_network(namespace: Namespace, config: OciConfig) -> tuple[dict[str, An
     listener = namespace.listen()
     description = namespace.join()
     network = {"network": namespace.network.to_wire(), "description": description.to_wire()}
-    return network | {"resolv_conf": config.resolv_conf}, listener
+    return network, listener
+
+
+def _mounts_of(monitor: Monitor, hooks: Hooks) -> AbstractContextManager[None]:
+    """The mounts of the sandbox, where there are hooks that change them."""
+    if not hooks.before_create:
+        return nullcontext()
+    monitor.launched()
+    return namespaces.mounts_of(monitor.pid)
 
 
 @contextmanager
-def _namespaces_to_find(monitor: Monitor | None, namespace: Namespace) -> Iterator[None]:
+def _namespaces_to_find(namespace: Namespace, mounts: AbstractContextManager[None]) -> Iterator[None]:
     """What is found by the shim's pid is the sandbox's or the container's own, and nothing of the host.
 
-    The network always: there are engines that fill it when the container has been made. The mounts, of the monitor,
-    where there are hooks.
+    The network always: there are engines that fill it when the container has been made. The mounts where there are
+    hooks.
     """
-    if monitor is not None:
-        monitor.launched()
-    mounts = nullcontext() if monitor is None else namespaces.mounts_of(monitor.pid)
     try:
         with namespaces.network(namespace.fd), mounts:
             yield
@@ -341,13 +388,14 @@ def _namespaces_to_find(monitor: Monitor | None, namespace: Namespace) -> Iterat
         raise HostError(f"cannot make the namespaces that hooks find by the container's pid: {error}") from error
 
 
-def _new_record(container_id: str, config: OciConfig) -> Record:
+def _new_record(order: _Order, sandbox_id: str) -> Record:
+    config = order.config
     return Record(
-        id=container_id,
+        id=order.id,
         bundle=str(config.bundle),
         rootfs=str(config.rootfs),
         created=now(),
-        sandbox=container_id,
+        sandbox=sandbox_id,
         annotations=dict(config.annotations),
         owner=os.geteuid(),
         creator=Identity.of(os.getpid()),
@@ -356,20 +404,42 @@ def _new_record(container_id: str, config: OciConfig) -> Record:
     )
 
 
-def _take_back(store: Store, container_id: str, monitor: Monitor, log: Log) -> None:
-    """Removes a container that was made already: its init is killed, and the sandbox ends with it."""
+def _take_back(order: _Order, monitor: Monitor | SharedMonitor) -> None:
+    """Removes a container that was made already: its init is killed, and the sandbox ends with it if it is alone."""
     try:
-        Connection.to(store.sandbox(container_id)).kill(container_id)
+        monitor.connection.kill(order.id)
     except VruntimeError:
         monitor.kill()
-    remove(store, container_id, log)
+    remove(order.store, order.id, order.log)
 
 
 def _request(
-    record: Record, config: OciConfig, options: Options, caller: streams.Caller, machine: Machine
+    order: _Order, record: Record, caller: streams.Caller, machine: Machine, *, share_name: str
 ) -> dict[str, Any]:
-    base = f"{GUEST_PATH}/{record.id}"
-    binds = [
+    """The request for the container; `share_name` is that of its directory in the shared one."""
+    config, overlay = order.config, order.options.overlay
+    base = f"{GUEST_PATH}/{share_name}"
+    binds = _binds(config)
+    sources = {bind.index: f"{base}/mounts/{bind.index}" for bind in binds}
+    notify = f"{GUEST_NOTIFY_PATH}/{record.id}" if record.notify else None
+    destinations = _made_in_root(config)
+    if record.notify:
+        destinations.append((NOTIFY_DIRECTORY, True))
+    return ({} if overlay is None else {"overlay": overlay.to_wire()}) | {
+        "id": record.id,
+        "share": share_name,
+        "brought": [],
+        "resolv_conf": config.resolv_conf,
+        "config": config.for_guest(f"{base}/rootfs", sources, vcpus=machine.vcpus, notify=notify).decode(),
+        "readonly": config.readonly,
+        "binds": [bind.to_wire() for bind in binds],
+        "destinations": destinations,
+        "shim": caller.identity,
+    }
+
+
+def _binds(config: OciConfig) -> list[Bind]:
+    return [
         Bind(
             mount.index,
             mount.source,
@@ -382,20 +452,6 @@ def _request(
         for mount in config.mounts
         if mount.is_bind and mount.guest_device is None
     ]
-    sources = {bind.index: f"{base}/mounts/{bind.index}" for bind in binds}
-    notify = f"{GUEST_NOTIFY_PATH}/{record.id}" if record.notify else None
-    destinations = _made_in_root(config)
-    if record.notify:
-        destinations.append((NOTIFY_DIRECTORY, True))
-    overlay = {} if options.overlay is None else {"overlay": options.overlay.to_wire()}
-    return overlay | {
-        "id": record.id,
-        "config": config.for_guest(f"{base}/rootfs", sources, vcpus=machine.vcpus, notify=notify).decode(),
-        "readonly": config.readonly,
-        "binds": [bind.to_wire() for bind in binds],
-        "destinations": destinations,
-        "shim": caller.identity,
-    }
 
 
 def _made_in_root(config: OciConfig) -> list[tuple[str, bool]]:

@@ -19,6 +19,8 @@ MS_PRIVATE = 0x40000
 MS_SLAVE = 0x80000
 MS_SHARED = 0x100000
 
+MNT_DETACH = 0x2
+
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
 
@@ -68,6 +70,11 @@ def mount(source: str, target: str, *, fstype: str | None = None, flags: int = 0
         return None if text is None else os.fsencode(text)
 
     _check(_libc.mount(raw(source), raw(target), raw(fstype), ctypes.c_ulong(flags), raw(data)), target)
+
+
+def umount(target: str, *, flags: int = 0) -> None:
+    """See umount2(2) in the manual."""
+    _check(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), target)
 
 
 def syncfs(fd: int) -> None:

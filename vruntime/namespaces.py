@@ -29,6 +29,21 @@ def mounts_of(pid: int) -> Iterator[None]:
 
 
 @contextmanager
+def new_mounts() -> Iterator[None]:
+    """A copy of our mount namespace is ours meanwhile: what is mounted in it is not seen here."""
+    with ExitStack() as opened:
+        ours = _Mounts("self", opened)
+        directory = _open(".", os.O_PATH, opened)
+        linux.unshare(linux.CLONE_NEWNS)
+        try:
+            linux.mount("none", "/", flags=linux.MS_SLAVE | linux.MS_REC)
+            yield
+        finally:
+            ours.enter()
+            os.fchdir(directory)
+
+
+@contextmanager
 def network(namespace: int) -> Iterator[None]:
     """The network namespace of this descriptor is that of this thread meanwhile."""
     with ExitStack() as opened:

@@ -28,13 +28,35 @@ def kill(store: Store, record: Record, *, everyone: bool = False) -> None:
 
 
 def remove(store: Store, container_id: str, log: Log) -> None:
-    """Waits until the sandbox of a container that has ended is gone, and forgets the container."""
+    """Waits until a container that has ended is gone, with its sandbox unless others are in it, and forgets it."""
     record = load(store, container_id)
-    if record.monitor is not None:
+    others = _living(store, store.others_in_sandbox_of(container_id))
+    if record.monitor is not None and not others:
         _see_end(record.monitor, container_id, END_TIMEOUT)
     if record.shim is not None:
-        _see_end(record.shim, container_id, SHIM_TIMEOUT)
+        _see_end(record.shim, container_id, END_TIMEOUT if others else SHIM_TIMEOUT)
+    if record.monitor is not None and others:
+        _hand_over(store, record, record.monitor, others)
     _forget(store, container_id, log)
+
+
+def _living(store: Store, container_ids: list[str]) -> list[str]:
+    living = []
+    for container_id in container_ids:
+        with suppress(HostError, NoSuchContainer):  # of a damaged record nothing is known
+            if load(store, container_id).status is not Status.STOPPED:
+                living.append(container_id)
+    return living
+
+
+def _hand_over(store: Store, record: Record, monitor: Identity, others: list[str]) -> None:
+    """The machine in which others go on is moved to the group of one of them, if it is in that of this one."""
+    from vruntime.cgroups import group as groups  # noqa: PLC0415  few machines have several containers
+
+    ours = groups.load(store, record.id)
+    theirs = next(filter(None, (groups.load(store, other) for other in others)), None)
+    if ours is not None and theirs is not None and ours.holds(monitor.pid):
+        ours.hand_over(theirs)
 
 
 def force_remove(store: Store, container_id: str, log: Log) -> None:
@@ -64,7 +86,7 @@ def force_remove(store: Store, container_id: str, log: Log) -> None:
 
 
 def _forget(store: Store, container_id: str, log: Log) -> None:
-    """Removes its traces in the network, the group on the host, and the state.
+    """Removes the traces of its sandbox in the network, the group on the host, and the state.
 
     As in runc a group that stays in use is logged, and no failure.
     """
@@ -72,7 +94,9 @@ def _forget(store: Store, container_id: str, log: Log) -> None:
     from vruntime.network import traces  # noqa: PLC0415
 
     try:
-        traces.remove(store, container_id)
+        sandbox_id = store.sandbox_of(container_id)
+        if sandbox_id is not None and not store.others_in_sandbox_of(container_id):
+            traces.remove(store.sandbox(sandbox_id))
         group = load_group(store, container_id)
         if group is not None:
             group.remove()
@@ -82,15 +106,18 @@ def _forget(store: Store, container_id: str, log: Log) -> None:
 
 
 def _kill_by_id(store: Store, container_id: str) -> None:
-    """Ends the sandbox of a container that has no readable record; who listens at its socket is its monitor."""
+    """Kills a container that has no readable record; who listens at the socket of its sandbox is its monitor."""
+    sandbox_id = store.sandbox_of(container_id)
+    if sandbox_id is None:
+        return  # there is no such container; one of its id may have been in the sandbox of this id
     try:
-        connection = Connection.to(store.sandbox(container_id))
+        connection = Connection.to(store.sandbox(sandbox_id))
     except MonitorSilent:
         return  # nobody listens: nothing runs
     monitor = connection.monitor()
     with suppress(VruntimeError):  # a monitor that does not see to it is ended itself
         connection.kill(container_id)
-    if monitor is not None:
+    if monitor is not None and not _living(store, store.others_in_sandbox_of(container_id)):
         _see_end(monitor, container_id, END_TIMEOUT)
 
 

@@ -10,18 +10,18 @@
 //! The lock of the table is held for a look or a change, never while something is awaited.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use oci_spec::runtime::{Process as OciProcess, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process as OciProcess, Spec};
 
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::held;
+use crate::init::namespaces;
 use crate::init::protocol::{Create, Exec, Request};
 use crate::launch::{Conversation, Launched, Place, launch, start};
 use crate::network::Namespace;
@@ -29,6 +29,7 @@ use crate::notify::NotifySocket;
 use crate::process::Process;
 use crate::reaper::Reaper;
 use crate::scheduling;
+use crate::status::Status;
 use crate::wish::{StdioRequest, Wish};
 
 /// The process id of a container's first process.
@@ -38,43 +39,6 @@ pub const INIT: &str = "init";
 const MAX_CONTAINERS: usize = 1024;
 const MAX_PROCESSES: usize = 4096;
 const MAX_ID: usize = 1024;
-
-/// What a container is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    Creating,
-    Created,
-    Running,
-    Stopped,
-    Deleting,
-}
-
-impl Status {
-    fn can_start(self) -> bool {
-        self == Self::Created
-    }
-
-    /// As with runc, a created container takes further processes already.
-    fn can_exec(self) -> bool {
-        matches!(self, Self::Created | Self::Running)
-    }
-
-    fn can_delete(self) -> bool {
-        matches!(self, Self::Created | Self::Running | Self::Stopped)
-    }
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Creating => "creating",
-            Self::Created => "created",
-            Self::Running => "running",
-            Self::Stopped => "stopped",
-            Self::Deleting => "deleting",
-        })
-    }
-}
 
 /// All containers.
 pub struct Containers {
@@ -108,7 +72,7 @@ pub struct Container {
     init: Arc<Process>,
     state: Mutex<State>,
     notify: Option<NotifySocket>,
-    /// The network namespace that was made for it.
+    /// The network namespace that was made for it, or for one that shares it.
     network: Option<Namespace>,
     /// What the container has of the share, held until it is deleted.
     _shared: Vec<OwnedFd>,
@@ -168,12 +132,14 @@ impl Containers {
 
     async fn make(&self, id: &str, wish: Wish) -> Result<Container> {
         let Wish {
-            spec,
+            mut spec,
             stdio,
             notify,
             hook_state,
             network,
+            joined,
         } = wish;
+        let shared_network = self.join(&mut spec, &joined)?;
         let window = stdio.window;
         let descriptors = stdio.kinds(spec.process().as_ref());
         let notify = notify.then(|| NotifySocket::make(id)).transpose()?;
@@ -192,9 +158,17 @@ impl Containers {
             cpus: None,
             network: Some(&network),
         };
-        let launched = match launch(place, &request, &descriptors).await {
+        let joined_network = shared_network
+            .iter()
+            .try_for_each(|network| network.share_with(cgroup.path()));
+        let launched = match joined_network {
+            Ok(()) => launch(place, &request, &descriptors).await,
+            Err(error) => Err(error),
+        };
+        let launched = match launched {
             Ok(launched) => launched,
             Err(error) => {
+                shared_network.iter().for_each(|network| network.leave(cgroup.path()));
                 cgroup.destroy().await?;
                 return Err(error);
             }
@@ -220,10 +194,24 @@ impl Containers {
                 processes: HashMap::new(),
             }),
             notify,
-            network,
+            network: network.or(shared_network),
             _shared: shared,
             _namespaces: held::namespaces(pid),
         })
+    }
+
+    /// Puts the namespaces of other containers into the configuration; gives the network namespace, if one is among them.
+    fn join(&self, spec: &mut Spec, joined: &[(LinuxNamespaceType, String)]) -> Result<Option<Namespace>> {
+        let mut network = None;
+        for (kind, id) in joined {
+            let container = self.get(id)?;
+            container.status().require("joined", id, Status::can_exec)?;
+            if *kind == LinuxNamespaceType::Network {
+                network.clone_from(&container.network);
+            }
+            namespaces::share(spec, *kind, container.init.pid)?;
+        }
+        Ok(network)
     }
 
     /// Kills what is left of a container, and forgets it.
@@ -232,7 +220,7 @@ impl Containers {
         let result = container.cgroup.destroy().await;
         if result.is_ok() {
             container.init.exit().wait().await;
-            container.give_devices_back().await;
+            container.leave_network().await;
         }
         let mut table = self.table();
         match result {
@@ -283,18 +271,6 @@ fn found(table: &HashMap<String, Entry>, id: &str) -> Result<Arc<Container>> {
         None => return Err(Error::NotFound(format!("container {id:?} does not exist"))),
     };
     Err(Error::FailedPrecondition(format!("container {id:?} is {status}")))
-}
-
-impl Status {
-    /// An error that names the state and what it does not allow.
-    fn require(self, action: &str, id: &str, allows: impl FnOnce(Self) -> bool) -> Result<()> {
-        match allows(self) {
-            true => Ok(()),
-            false => Err(Error::FailedPrecondition(format!(
-                "container {id:?} cannot be {action}: it is {self}"
-            ))),
-        }
-    }
 }
 
 impl Container {
@@ -400,16 +376,18 @@ impl Container {
         }
     }
 
-    /// Its network namespace, which it may lack: it may be in another's, or the guest's.
+    /// Its network namespace, which it may lack: it may be in the guest's.
     pub fn network(&self) -> Result<&Namespace> {
-        self.network.as_ref().ok_or_else(|| {
-            Error::FailedPrecondition(format!("container {:?} has no network namespace of its own", self.id))
-        })
+        self.network
+            .as_ref()
+            .ok_or_else(|| Error::FailedPrecondition(format!("container {:?} has no network namespace", self.id)))
     }
 
-    /// So that they wait for another container.
-    async fn give_devices_back(&self) {
-        if let Some(network) = &self.network
+    /// Unless others share the namespace, its devices wait for another container.
+    async fn leave_network(&self) {
+        let Some(network) = &self.network else { return };
+        network.leave(self.cgroup.path());
+        if !network.is_shared()
             && let Err(error) = network.give_devices_back().await
         {
             // The kernel gives them back with the end of the namespace.
@@ -488,27 +466,5 @@ mod tests {
         for id in ["", ".", "..", "a/b", "a\nb", "a\0", "é", &"x".repeat(MAX_ID + 1)] {
             assert!(check_id("container", id).is_err(), "{id}");
         }
-    }
-
-    #[test]
-    fn each_transition_is_allowed_from_its_states_alone() {
-        use Status::*;
-        let allowing = |allows: fn(Status) -> bool| {
-            [Creating, Created, Running, Stopped, Deleting]
-                .into_iter()
-                .filter(|s| allows(*s))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(allowing(Status::can_start), [Created]);
-        assert_eq!(allowing(Status::can_exec), [Created, Running]);
-        assert_eq!(allowing(Status::can_delete), [Created, Running, Stopped]);
-    }
-
-    #[test]
-    fn a_refusal_names_both_states() {
-        let Err(Error::FailedPrecondition(message)) = Status::Running.require("started", "c", Status::can_start) else {
-            panic!("a running container was started");
-        };
-        assert_eq!(message, "container \"c\" cannot be started: it is running");
     }
 }

@@ -35,6 +35,7 @@ mod scheduling;
 mod server;
 mod services;
 mod stats;
+mod status;
 mod stdio;
 mod wish;
 

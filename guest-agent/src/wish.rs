@@ -1,6 +1,6 @@
 //! What the host wishes for: a container, and the descriptors of a process.
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
 use crate::init::protocol::WindowSize;
 use crate::network::wanted::Network;
@@ -16,6 +16,8 @@ pub struct Wish {
     pub hook_state: String,
     /// What its network namespace begins with.
     pub network: Network,
+    /// The namespaces that it shares, each with the container that has it.
+    pub joined: Vec<(LinuxNamespaceType, String)>,
 }
 
 /// What the host wishes for the descriptors of a process.

@@ -147,7 +147,8 @@ def test_settings(tmp_path: Path, cases: int, tally: Tally) -> None:
 @pytest.mark.timeout(7200)
 def test_a_damaged_record(tmp_path: Path, cases: int, tally: Tally) -> None:
     store = Store(tmp_path / "root")
-    directory = store.reserve("x")
+    store.reserve("x")
+    directory = store.container("x")
     record = container.Record(id="x", bundle="/b", rootfs="/b/r", created=container.now(), sandbox="x")
     record.save(store)
     original = json.loads((directory / container.STATE_FILE).read_text())

@@ -6,9 +6,10 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import grpc
@@ -131,11 +132,13 @@ class Agent:
         notify: bool = False,
         hook_state: bytes = b"",
         network: pb.Network | None = None,
+        joined: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Makes a container that waits for its start; ExecutableError when its program cannot be executed.
 
         With `notify` it gets a notification socket, whose datagrams come as events. `hook_state` is what its
-        startContainer hooks are told, but for the pid.
+        startContainer hooks are told, but for the pid. `joined` are the namespaces that it shares: by their types, the
+        ids of the containers that have them.
         """
         request = pb.CreateRequest(
             container_id=container_id,
@@ -144,6 +147,7 @@ class Agent:
             notify=notify,
             hook_state=hook_state,
             network=network,
+            joined=[pb.JoinedNamespace(type=kind, container_id=owner) for kind, owner in joined.items()],
         )
         _check(await self._call("create container", self._containers.Create, request))
 
@@ -152,6 +156,10 @@ class Agent:
         timeout = None if hooks_time is None else self._timeout + hooks_time
         call = self._containers.Start(pb.StartRequest(container_id=container_id), timeout=timeout)
         _check(await _answer("start container", call))
+
+    async def delete(self, container_id: str) -> None:
+        """Kills what is left of a container, and has the guest forget it."""
+        await self._call("delete container", self._containers.Delete, pb.DeleteRequest(container_id=container_id))
 
     async def processes(self, container_id: str) -> list[dict[str, Any]]:
         """The processes of a container, with what `ps -ef` shows of each."""

@@ -162,6 +162,15 @@ def processes(directory: str) -> int:
     return count
 
 
+def members(paths: Paths) -> set[int]:
+    """The processes that are in the group in any hierarchy."""
+    found: set[int] = set()
+    for directory in paths.values():
+        with suppress(OSError):  # it is being removed
+            found |= {int(pid) for pid in _read(f"{directory}/{PROCESSES}").split()}
+    return found
+
+
 def is_frozen(paths: Paths) -> bool:
     """Whether whoever enters would stand still."""
     with suppress(OSError):

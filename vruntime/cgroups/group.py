@@ -136,6 +136,17 @@ class Group:
             host = limits.for_host(resources, self.overhead)
             systemd.set_limits(self.unit.name, systemd.resource_properties(host, v2=self.is_v2))
 
+    def holds(self, pid: int) -> bool:
+        """Whether a process is in it."""
+        return pid in cgroupfs.members(self.paths)
+
+    def hand_over(self, other: Group) -> None:
+        """Moves its processes, with those that they start meanwhile, to another group."""
+        ours = {name: directory for name, directory in self.paths.items() if name in other.paths}
+        while pids := cgroupfs.members(ours):
+            for pid in pids:
+                entry.place(other.paths, pid)
+
     def remove(self) -> None:
         """Removes it with all groups below; what is not there is no error. HostError when it stays in use."""
         if self.unit is not None:

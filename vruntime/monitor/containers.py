@@ -292,8 +292,12 @@ class Container:
         terminal: bool,
         hook_state: bytes,
         network: ContainerNetwork | None,
-    ) -> GuestProcess:
-        """Makes the container in the guest, with its init waiting for start."""
+        joined: Mapping[str, str],
+    ) -> None:
+        """Makes the container in the guest, with its init waiting for start.
+
+        `network` is one that it brings; `joined` are the namespaces that it shares, as in Agent.create.
+        """
         init = GuestProcess(self._sandbox, Process(self.id, INIT), fds, terminal=terminal)
         try:
             await init.meet_shim()
@@ -305,6 +309,7 @@ class Container:
                 notify=self.record.notify,
                 hook_state=hook_state,
                 network=None if network is None else network.wanted(),
+                joined=joined,
             )
             await init.while_shim_lives(self._sandbox.guard(making))
         except BaseException:
@@ -318,7 +323,12 @@ class Container:
         self.note(status=Status.CREATED)
         if self.record.notify or self._sandbox.shows_oom:
             self.events.follow()  # before it can be ready, or out of memory
-        return init
+
+    def share_network(self, owner: Container, *, resolv_conf: str | None) -> None:
+        """The network is that of another container."""
+        if owner.network is not None:
+            self.network = owner.network
+            self.network.share(self.id, resolv_conf=resolv_conf)
 
     async def start(self, *, hooks_time: float | None) -> None:
         """Starts the program of the container, after its startContainer hooks, which have that many seconds."""
@@ -435,8 +445,8 @@ class Container:
         """The container's processes."""
         return await self._sandbox.guard(self._sandbox.agent.processes(self.id))
 
-    async def run_to_end(self) -> None:
-        """Waits for the end of init, records it, and then lets it show to the engine."""
+    async def ended(self) -> None:
+        """Waits for the end of init, and records it."""
         init = self._processes[INIT]
         code = await init.exit_code
         self._goes_on.set()
@@ -450,5 +460,14 @@ class Container:
             with suppress(OSError):  # our log may lie on that disk too
                 print(error, file=sys.stderr)
         if self.network is not None:
-            self.network.close()
-        init.finish(code)
+            self.network.leave(self.id)
+
+    async def leave(self) -> None:
+        """Kills what is left of it in the guest, where others go on, and gives back what it had there."""
+        with suppress(AgentError, SandboxError):  # the machine is about to be found dead, or nothing had come to be
+            await self._sandbox.guard(self._sandbox.agent.delete(self.id))
+
+    def finish(self) -> None:
+        """Lets the end show to the engine."""
+        init = self._processes[INIT]
+        init.finish(init.exit_code.result())

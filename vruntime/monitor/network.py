@@ -20,7 +20,6 @@ from vruntime.network import events, traces
 from vruntime.network.description import Description
 from vruntime.network.namespace import Network
 from vruntime.spawn import spawn
-from vruntime.store import Store
 
 # An engine changes several things at once: what follows within this time is carried over together, in seconds.
 LULL = 0.05
@@ -31,17 +30,24 @@ _LIMIT = 1 << 16
 
 
 class ContainerNetwork:
-    """The network that a container has brought; `listener` hears of changes in its namespace on the host."""
+    """The network that a container has brought; `listener` hears of changes in its namespace on the host.
+
+    Others may share it. It ends with the last that has it.
+    """
 
     def __init__(
-        self, sandbox: Sandbox, store: Store, container_id: str, request: Mapping[str, Any], listener: int
+        self,
+        sandbox: Sandbox,
+        container_id: str,
+        request: Mapping[str, Any],
+        listener: int,
+        *,
+        resolv_conf: str | None,
     ) -> None:
         self._sandbox = sandbox
-        self._store = store
-        self._container_id = container_id
+        self._users = {container_id: resolv_conf}  # the first of them speaks for all
         self._network = Network.from_wire(request["network"])
         self._description = Description.from_wire(request["description"])
-        self._resolv_conf = request["resolv_conf"]
         self._namespace = sandbox.namespace
         self._listener = socket.socket(fileno=listener)
         self._told = self.wanted()
@@ -65,7 +71,27 @@ class ContainerNetwork:
             if self._change is not None or self._is_changed():
                 await self._sync()
 
-    def close(self) -> None:
+    def share(self, container_id: str, *, resolv_conf: str | None) -> None:
+        """One more container has it."""
+        self._users[container_id] = resolv_conf
+
+    def leave(self, container_id: str) -> None:
+        """One that has it has ended."""
+        spoke = container_id == self._speaker
+        del self._users[container_id]
+        if not self._users:
+            self._close()
+        elif spoke and self._names is not None:
+            self._names.close()
+            self._names = None
+            self._serve_names()
+
+    @property
+    def _speaker(self) -> str:
+        """By whose id the guest is told of the network."""
+        return next(iter(self._users))
+
+    def _close(self) -> None:
         """Ends the watch, and takes away what would outlive the machine."""
         asyncio.get_running_loop().remove_reader(self._listener.fileno())
         self._listener.close()
@@ -76,7 +102,7 @@ class ContainerNetwork:
         for task in self._tasks:
             task.cancel()
         try:
-            traces.remove(self._store, self._container_id)
+            traces.remove(self._sandbox.config.directory)
         except HostError as error:
             print(error, file=sys.stderr, flush=True)
 
@@ -105,14 +131,14 @@ class ContainerNetwork:
         self._description = await asyncio.wait_for(self._join(), SYNC_TIMEOUT)
         wanted = self.wanted()
         if wanted != self._told:
-            call = self._sandbox.agent.configure_network(self._container_id, wanted)
+            call = self._sandbox.agent.configure_network(self._speaker, wanted)
             await self._sandbox.guard(call)
             self._told = wanted
         self._serve_names()
 
     def _serve_names(self) -> None:
         if self._names is None and self._told.name_servers:
-            self._names = Names(self._sandbox, self._container_id, self._namespace, self._name_servers)
+            self._names = Names(self._sandbox, self._speaker, self._namespace, self._name_servers)
 
     async def _join(self) -> Description:
         """In a process of its own: see vruntime/network/__main__.py."""
@@ -137,10 +163,11 @@ class ContainerNetwork:
 
     def _name_servers(self) -> list[str]:
         """Those that only the namespace on the host can reach: on its loopback interface."""
-        if not self._network.name_server or self._resolv_conf is None:
+        resolv_conf = self._users[self._speaker]
+        if not self._network.name_server or resolv_conf is None:
             return []
         try:
-            with open(self._resolv_conf, encoding="utf-8", errors="replace") as file:
+            with open(resolv_conf, encoding="utf-8", errors="replace") as file:
                 content = file.read(_LIMIT)
         except OSError:
             return []

@@ -7,13 +7,13 @@ import json
 import os
 import socket
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from vruntime import control
 from vruntime.container import Status, load
-from vruntime.errors import NoSuchContainer, SandboxError, VruntimeError, to_wire
+from vruntime.errors import HostError, NoSuchContainer, SandboxError, VruntimeError, to_wire
 from vruntime.monitor import messages
 from vruntime.monitor.config import Bind, Overlay
 from vruntime.monitor.containers import Container
@@ -36,8 +36,11 @@ class Service:
         self._store = store
         self._containers: dict[str, Container] = {}
         self._running: set[asyncio.Task[None]] = set()
+        self._occupants = 0
+        self._shares = 0
         self._ended = asyncio.Event()
         self._operations: dict[str, Callable[[Request, Fds], Awaitable[Mapping[str, Any]]]] = {
+            "join": self._join,
             "create": self._create,
             "start": self._start,
             "exec": self._exec,
@@ -102,15 +105,19 @@ class Service:
 
     async def _serve(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        with sock, suppress(OSError, SandboxError, EOFError):
+        with sock, ExitStack() as stay, suppress(OSError, SandboxError, EOFError):
             while True:
                 request, fds = await messages.receive(sock)
-                if request.get("op") == "event":  # which may come never
+                if request.get("op") == "join":
+                    stay.enter_context(self._occupied())  # until the container is there, which does so itself
+                if request.get("op") in ("create", "event"):  # an event may come never
                     reply = await self._answer_while_wanted(sock, request, fds)
                 else:
                     reply = await self._answer(request, fds)
                 if reply is None:
                     return
+                if request.get("op") == "create":
+                    stay.close()
                 await messages.send(sock, reply)
 
     async def _answer_while_wanted(
@@ -125,6 +132,7 @@ class Service:
         if answering.done():
             return answering.result()
         answering.cancel()
+        await asyncio.wait({answering})
         return None
 
     async def _answer(self, request: Request, fds: list[int]) -> dict[str, Any]:
@@ -140,7 +148,23 @@ class Service:
             traceback.print_exc()
             return {"error": to_wire(SandboxError(f"{request['op']}: unexpected {type(error).__name__}: {error}"))}
 
+    @contextmanager
+    def _occupied(self) -> Iterator[None]:
+        """The sandbox does not end meanwhile, but may then."""
+        self._occupants += 1
+        try:
+            yield
+        finally:
+            self._occupants -= 1
+            if self._occupants == 0:
+                self._ended.set()
+
     # -- operations ---------------------------------------------------------------------------------------------
+
+    async def _join(self, _: Request, __: Fds) -> Mapping[str, Any]:
+        """For one more container: what the sandbox is like, and the name of its directory in the share."""
+        self._shares += 1
+        return {"sandbox": self._sandbox.config.to_wire(), "share": f"@{self._shares}"}  # no container's id
 
     async def _create(self, request: Request, fds: Fds) -> Mapping[str, Any]:
         record = load(self._store, request["id"])
@@ -153,38 +177,65 @@ class Service:
             accelerator=str(self._sandbox.config.machine.accelerator),
         )
         try:
-            if "overlay" in request:
-                self._sandbox.share.mount_overlay(record.rootfs, Overlay.from_wire(request["overlay"]))
-            made = self._sandbox.share.add(
-                record.id,
-                record.rootfs,
-                readonly=request["readonly"],
-                binds=[Bind.from_wire(bind) for bind in request["binds"]],
-                destinations=[(path, is_dir) for path, is_dir in request["destinations"]],
-            )
-            config = _with_fresh_mount_points(request["config"], made)
-            hook_state = json.dumps(record.hook_state(Status.CREATED, 0)) if record.hooks else ""
-            network = None
-            if "network" in request:
-                network = ContainerNetwork(
-                    self._sandbox, self._store, record.id, request["network"], fds.pop("network")
-                )
-            await container.create(
-                config.encode(), fds, terminal="terminal" in fds, hook_state=hook_state.encode(), network=network
-            )
+            await self._make(container, request, fds)
         except BaseException:
-            container.note(status=Status.STOPPED, error=self._sandbox.obituary())
+            if "joined" in request:
+                if container.network is not None:
+                    container.network.leave(record.id)
+                await container.leave()
+                self._sandbox.share.remove(request["share"])
+            with suppress(HostError):  # its maker has removed it
+                container.note(status=Status.STOPPED, error=self._sandbox.obituary())
             raise
         self._containers[record.id] = container
-        self._keep(self._attend(container))
+        self._keep(self._attend(container, request["share"]))
         greeting = await self._sandbox.up()
         return {"timings": self._sandbox.timings, "guest": dict(greeting.__dict__)}
 
-    async def _attend(self, container: Container) -> None:
-        await container.run_to_end()
-        del self._containers[container.id]
-        if not self._containers:
-            self._ended.set()
+    async def _make(self, container: Container, request: Request, fds: Fds) -> None:
+        record = container.record
+        brought = {name: fds.pop(f"mount:{name}") for name in request["brought"]}
+        if "overlay" in request:
+            self._sandbox.share.mount_overlay(record.rootfs, Overlay.from_wire(request["overlay"]))
+        made = self._sandbox.share.add(
+            request["share"],
+            record.rootfs,
+            readonly=request["readonly"],
+            binds=[Bind.from_wire(bind) for bind in request["binds"]],
+            destinations=[(path, is_dir) for path, is_dir in request["destinations"]],
+            brought=brought,
+        )
+        for mount in brought.values():
+            os.close(mount)
+        config = _with_fresh_mount_points(request["config"], made)
+        hook_state = json.dumps(record.hook_state(Status.CREATED, 0)) if record.hooks else ""
+        network, resolv_conf = None, request["resolv_conf"]
+        if "network" in request:
+            listener = fds.pop("network")
+            network = ContainerNetwork(self._sandbox, record.id, request["network"], listener, resolv_conf=resolv_conf)
+        joined = request.get("joined", {})
+        for owner in joined.values():
+            if owner not in self._containers:
+                raise NoSuchContainer(f"container {owner}, whose namespaces are to be shared, has ended")
+        if "network" in joined:
+            container.share_network(self._containers[joined["network"]], resolv_conf=resolv_conf)
+        await container.create(
+            config.encode(),
+            fds,
+            terminal="terminal" in fds,
+            hook_state=hook_state.encode(),
+            network=network,
+            joined=joined,
+        )
+
+    async def _attend(self, container: Container, share: str) -> None:
+        with self._occupied():
+            await container.ended()
+            del self._containers[container.id]
+            if self._occupants > 1:
+                await container.leave()
+                self._sandbox.share.remove(share)
+            container.finish()
 
     async def _start(self, request: Request, fds: Fds) -> Mapping[str, Any]:
         container = self._container(request)

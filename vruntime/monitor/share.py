@@ -5,8 +5,12 @@ It is built in a mount namespace of the monitor's own, and so disappears with it
     build/   a tmpfs, writable by the monitor alone
     share/   the same tmpfs, bound read-only: what virtiofsd serves; the guest can neither write, rename nor plant here
 
-A container is a directory in it: `<id>/rootfs`, and `<id>/mounts/<n>` for the bind mount with index n in config.json.
+A container is a directory in it, named after its id or, if it joins others, anew each time: a mount on a name that the
+guest has looked up before does not appear to it. It has `rootfs`, and `mounts/<n>` for the bind mount with index n in
+config.json.
 Each is a bind mount; as `build` and `share` are peers, it appears in both, and in virtiofsd's namespace, at any time.
+A container that joins brings its mounts along, since those made after us need not have spread to our namespace: engines
+keep theirs private.
 The overlay of a container that is made from an image is mounted in this namespace too, and what it is made of is locked
 as long as we live.
 
@@ -19,7 +23,8 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from vruntime import linux
@@ -62,40 +67,51 @@ class Share:
 
     def add(
         self,
-        container_id: str,
+        name: str,
         rootfs: str,
         *,
         readonly: bool,
         binds: Sequence[Bind],
         destinations: Iterable[tuple[str, bool]],
+        brought: Mapping[str, int],
     ) -> list[str]:
-        """Binds a container's rootfs and mounts; gives the mount points that had to be made.
+        """Binds a container's rootfs and mounts in a directory of this name; gives the mount points that it made.
 
         `destinations` are the mount points of config.json and the working directory, each with whether it is a
         directory: in a read-only rootfs, where the guest cannot, those that are missing are made here, as runc makes
-        them.
+        them. `brought` are mounts of their sources, as `detached` makes them, by their names; all or none.
         """
         made = []
-        base = self._build / container_id
+        base = self._build / name
         mounts = base / "mounts"
         mounts.mkdir(parents=True)
-        root_fd = _open_source(rootfs, os.O_DIRECTORY | os.O_NOFOLLOW)
+        root_fd = os.dup(brought["rootfs"]) if brought else _open_source(rootfs, os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             if readonly:
                 for destination, is_directory in destinations:
                     if _make_mount_point(root_fd, destination, is_directory=is_directory):
                         made.append(destination)
             root = Bind(0, rootfs, readonly=readonly, readonly_below=False, recursive=True, follows_host=True)
-            self._bind(root_fd, base / "rootfs", root)
+            self._bind(root_fd, base / "rootfs", root, is_detached=bool(brought))
         finally:
             os.close(root_fd)
         for bind in binds:
-            source_fd = _open_source(bind.source, 0)
+            source_fd = os.dup(brought[str(bind.index)]) if brought else _open_source(bind.source, 0)
             try:
-                self._bind(source_fd, mounts / str(bind.index), bind)
+                self._bind(source_fd, mounts / str(bind.index), bind, is_detached=bool(brought))
             finally:
                 os.close(source_fd)
         return made
+
+    def remove(self, name: str) -> None:
+        """Takes back what has been added; the guest may hold on to what it has seen of it until the sandbox ends."""
+        base = self._build / name
+        for target in [*base.glob("mounts/*"), *base.glob("rootfs")]:
+            with suppress(OSError):  # it was not mounted: else it stays in use
+                linux.umount(str(target), flags=linux.MNT_DETACH)
+            target.rmdir() if target.is_dir() else target.unlink()
+        for directory in [*base.glob("mounts"), *base.parent.glob(name)]:
+            directory.rmdir()
 
     def mount_overlay(self, rootfs: str, overlay: Overlay) -> None:
         """Mounts an overlay at a rootfs, seen by us alone."""
@@ -126,13 +142,13 @@ class Share:
                 os.close(fd)
 
     @staticmethod
-    def _bind(source_fd: int, target: Path, bind: Bind) -> None:
+    def _bind(source_fd: int, target: Path, bind: Bind, *, is_detached: bool) -> None:
         if stat.S_ISDIR(os.fstat(source_fd).st_mode):
             target.mkdir()
         else:
             target.touch()
         try:
-            mount_fd = linux.open_tree(source_fd, recursive=bind.recursive)
+            mount_fd = os.dup(source_fd) if is_detached else linux.open_tree(source_fd, recursive=bind.recursive)
             try:
                 # Before it enters the tree: what has spread to virtiofsd's namespace keeps the attributes it had then.
                 linux.mount_setattr(mount_fd, attributes=_HOST_ATTRIBUTES, recursive=bind.recursive)
@@ -147,6 +163,35 @@ class Share:
                 os.close(mount_fd)
         except OSError as error:
             raise HostError(f"cannot share {_path_of(source_fd)}: {error}") from error
+
+
+def detached(rootfs: str, binds: Iterable[Bind]) -> dict[str, int]:
+    """The mounts of a container as they are in the namespace of this process: what a monitor needs of another one.
+
+    They follow what the host mounts below them later, and not the other way.
+    """
+    mounts: dict[str, int] = {}
+    try:
+        mounts["rootfs"] = _detached(rootfs, os.O_DIRECTORY | os.O_NOFOLLOW, recursive=True)
+        for bind in binds:
+            mounts[str(bind.index)] = _detached(bind.source, 0, recursive=bind.recursive)
+    except BaseException:
+        for mount in mounts.values():
+            os.close(mount)
+        raise
+    return mounts
+
+
+def _detached(path: str, flags: int, *, recursive: bool) -> int:
+    source_fd = _open_source(path, flags)
+    try:
+        mount = linux.open_tree(source_fd, recursive=recursive)
+        linux.set_propagation(mount, linux.MS_SLAVE)
+    except OSError as error:
+        raise HostError(f"cannot share {path}: {error}") from error
+    finally:
+        os.close(source_fd)
+    return mount
 
 
 def _map_ids(mount_fd: int, source_fd: int, id_mapping: IdMapping) -> None:

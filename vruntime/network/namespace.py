@@ -56,9 +56,15 @@ class Namespace:
         self._may_hold_more = path is not None or filled_by_hooks
         self.fd = _new() if path is None else _open(path)
         with namespaces.network(self.fd):
-            _check_free(path)
+            if devices:
+                _check_free(path)
             taps, self._taps = tap.create(devices)
         self.network = Network(path, taps, pinned, name_server=path is None and filled_by_hooks)
+
+    @classmethod
+    def without_devices(cls, path: str | None, *, filled_by_hooks: bool) -> Namespace:
+        """One in which a machine has nothing."""
+        return cls(path, devices=0, pinned=False, filled_by_hooks=filled_by_hooks)
 
     @property
     def fds(self) -> list[int]:

@@ -11,10 +11,11 @@ import os
 import socket
 import struct
 from contextlib import suppress
+from pathlib import Path
 
 from vruntime import namespaces
-from vruntime.errors import HostError, NoSuchContainer
-from vruntime.store import Store
+from vruntime.errors import HostError
+from vruntime.store import replace_file
 
 FILE = "network.json"
 
@@ -25,16 +26,16 @@ _TRAFFIC_CONTROL = struct.Struct("=BxxxiIII")  # tcmsg
 _INGRESS_HANDLE, _INGRESS_PARENT = 0xFFFF0000, 0xFFFFFFF1
 
 
-def save(store: Store, container_id: str, path: str) -> None:
-    """Keeps in which namespace there will be something to remove."""
-    store.write(container_id, FILE, json.dumps({"namespace": path, "inode": os.stat(path).st_ino}))
+def save(sandbox: Path, path: str) -> None:
+    """Keeps in which namespace there will be something to remove; `sandbox` is the sandbox's directory."""
+    replace_file(sandbox / FILE, json.dumps({"namespace": path, "inode": os.stat(path).st_ino}))
 
 
-def remove(store: Store, container_id: str) -> None:
-    """Removes what a container has left; no error when there is nothing, or the namespace is gone. HostError."""
+def remove(sandbox: Path) -> None:
+    """Removes what a sandbox has left; no error when there is nothing, or the namespace is gone. HostError."""
     try:
-        kept = store.read(container_id, FILE)
-    except (NoSuchContainer, ValueError):
+        kept = json.loads((sandbox / FILE).read_text())
+    except (OSError, ValueError):
         return
     with suppress(FileNotFoundError):
         namespace = os.open(kept["namespace"], os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

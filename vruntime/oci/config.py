@@ -15,7 +15,7 @@ from typing import Any, Final
 from vruntime.errors import ConfigError
 from vruntime.idmap import IdMapping
 from vruntime.oci import checks, cpuset, resources, schema, strict_json, support
-from vruntime.oci.document import Json, array, mapping, member, string
+from vruntime.oci.document import Json, array, json_path, mapping, member, string
 from vruntime.oci.faults import refuse
 from vruntime.oci.process import Process
 
@@ -94,6 +94,20 @@ class Mount:
 
 
 @dataclass(frozen=True)
+class NamedNamespace:
+    """An entry of `linux.namespaces` with a path."""
+
+    index: int
+    type: str
+    path: str
+
+    @property
+    def json_path(self) -> str:
+        """Where the path stands."""
+        return json_path("linux", "namespaces", self.index, "path")
+
+
+@dataclass(frozen=True)
 class OciConfig:
     """A config.json (runtime-spec 1.2, config.md) that has passed every check."""
 
@@ -149,6 +163,14 @@ class OciConfig:
         """The path of the network namespace that an engine has made on the host; None: a new one."""
         listed = array(self.document, "linux", "namespaces")
         return next((entry.get("path") or None for entry in listed if entry["type"] == "network"), None)
+
+    @property
+    def named_namespaces(self) -> tuple[NamedNamespace, ...]:
+        """The namespaces that are there already."""
+        listed = enumerate(array(self.document, "linux", "namespaces"))
+        return tuple(
+            NamedNamespace(index, entry["type"], entry["path"]) for index, entry in listed if entry.get("path")
+        )
 
     @property
     def resolv_conf(self) -> str | None:

@@ -18,8 +18,8 @@ OCI_VERSION_MAX: Final = "1.2.0"
 NAMESPACES: Final = ("cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts")
 """The namespaces that a container gets of its own, inside the guest."""
 
-JOINED_NAMESPACES: Final = ("network",)
-"""Those of which an existing one can be named: what it holds on the host is carried into the guest."""
+JOINED_NAMESPACES: Final = ("cgroup", "ipc", "network", "pid", "time", "user", "uts")
+"""Those of which an existing one can be named: another container's, or a network of the host, which is carried over."""
 
 PRIVATE_NAMESPACES: Final = ("ipc", "mount", "network", "pid")
 """Those without which a container would share the host's, which a machine of its own cannot."""

@@ -16,7 +16,7 @@ mod limits;
 mod mount_api;
 mod mount_options;
 mod mounts;
-mod namespaces;
+pub mod namespaces;
 mod outside;
 mod procfs;
 mod program;

@@ -3,14 +3,14 @@
 //! A network namespace begins with the loopback interface up; the agent adds the others. Each container has a mount and a cgroup namespace, listed or not: what it would share without is the agent's
 //! mounts and its division of the guest, which are nothing of the host's and no business of a container.
 
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::fcntl::{OFlag, open};
 use nix::libc;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::Mode;
-use nix::unistd::sethostname;
+use nix::unistd::{Pid, sethostname};
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxTimeOffset, Spec};
 
 use super::failure::{Context, Result};
@@ -25,16 +25,39 @@ const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
 /// The namespaces of every container.
 const ALWAYS: CloneFlags = CloneFlags::CLONE_NEWNS.union(CloneFlags::CLONE_NEWCGROUP);
 
+/// Has a new container share a namespace of this process, in place of one of its own.
+pub fn share(spec: &mut Spec, kind: LinuxNamespaceType, process: Pid) -> Result<()> {
+    let file = PathBuf::from(format!("/proc/{process}/ns/{}", file_name(kind)));
+    let namespaces = spec
+        .linux_mut()
+        .as_mut()
+        .and_then(|linux| linux.namespaces_mut().as_mut());
+    let mut listed = namespaces.into_iter().flatten();
+    match listed.find(|namespace| namespace.typ() == kind) {
+        Some(namespace) => {
+            namespace.set_path(Some(file));
+            Ok(())
+        }
+        None => Err(Failure::invalid(format!(
+            "linux.namespaces: no {kind} namespace is listed, which is to be shared"
+        ))),
+    }
+}
+
 /// Enters the namespaces of a new container: joins those with a path, makes the others, and sets what belongs to them. A
 /// pid and a time namespace are those of the children only. Returns those that were made.
 pub fn enter(spec: &Spec, procfs: &Procfs) -> Result<CloneFlags> {
     let linux = spec.linux().as_ref();
     let mut made = own(linux);
-    for namespace in listed(linux) {
-        if let Some(path) = namespace.path() {
-            let flag = flag(namespace.typ());
-            join_path(flag, path)?;
-            made.remove(flag);
+    let mut joined = open_joined(linux)?;
+    // The user namespace first: the right to enter the others may come with it.
+    joined.sort_by_key(|(flag, _)| *flag != CloneFlags::CLONE_NEWUSER);
+    for (flag, namespace) in joined {
+        // The kernel checks that it is a namespace of this type.
+        setns(namespace, flag).context(|| format!("setns {}", names(flag)))?;
+        made.remove(flag);
+        if flag == CloneFlags::CLONE_NEWUSER {
+            user_namespace::become_root()?;
         }
     }
     match linux.filter(|_| made.contains(CloneFlags::CLONE_NEWUSER)) {
@@ -131,16 +154,21 @@ fn flag(kind: LinuxNamespaceType) -> CloneFlags {
     }
 }
 
-fn join_path(flag: CloneFlags, path: &Path) -> Result<()> {
-    if flag == CloneFlags::CLONE_NEWNS {
-        return Err(Failure::invalid(
-            "linux.namespaces: joining a mount namespace by its path is not supported",
-        ));
-    }
-    let namespace = open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-        .context(|| format!("open the namespace {}", path.display()))?;
-    // The kernel checks that it is a namespace of this type.
-    setns(namespace, flag).context(|| format!("setns {} to {}", names(flag), path.display()))
+fn open_joined(linux: Option<&Linux>) -> Result<Vec<(CloneFlags, OwnedFd)>> {
+    let with_path = |namespace: &LinuxNamespace| Some((flag(namespace.typ()), namespace.path().clone()?));
+    listed(linux)
+        .filter_map(with_path)
+        .map(|(flag, path)| {
+            if flag == CloneFlags::CLONE_NEWNS {
+                return Err(Failure::invalid(
+                    "linux.namespaces: joining a mount namespace by its path is not supported",
+                ));
+            }
+            let namespace = open(&path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+                .context(|| format!("open the namespace {}", path.display()))?;
+            Ok((flag, namespace))
+        })
+        .collect()
 }
 
 fn set_time_offsets(linux: Option<&Linux>, pid: u32, procfs: &Procfs) -> Result<()> {
@@ -162,6 +190,20 @@ fn time_offset(clock: &str, offset: &LinuxTimeOffset) -> String {
         offset.secs().unwrap_or(0),
         offset.nanosecs().unwrap_or(0)
     )
+}
+
+/// As /proc/PID/ns has it.
+fn file_name(kind: LinuxNamespaceType) -> &'static str {
+    match kind {
+        LinuxNamespaceType::Mount => "mnt",
+        LinuxNamespaceType::Cgroup => "cgroup",
+        LinuxNamespaceType::Uts => "uts",
+        LinuxNamespaceType::Ipc => "ipc",
+        LinuxNamespaceType::Pid => "pid",
+        LinuxNamespaceType::Time => "time",
+        LinuxNamespaceType::Network => "net",
+        LinuxNamespaceType::User => "user",
+    }
 }
 
 fn names(flags: CloneFlags) -> String {

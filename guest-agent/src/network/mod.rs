@@ -82,6 +82,21 @@ impl Namespace {
         self.work(|work| work.give_all_back()).await
     }
 
+    /// One more container has it, with the processes of this control group.
+    pub fn share_with(&self, cgroup: &Path) -> Result<()> {
+        self.0.names.add(cgroup)
+    }
+
+    /// A container that had it is gone.
+    pub fn leave(&self, cgroup: &Path) {
+        self.0.names.remove(cgroup);
+    }
+
+    /// Whether several containers have it.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     fn is_furnished(&self) -> bool {
         self.0.furnished.load(Ordering::Relaxed)
     }

@@ -5,11 +5,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::stream::{Stream, unfold};
+use oci_spec::runtime::LinuxNamespaceType;
 use tonic::{Request, Status, async_trait};
 
 use super::{Outcome, Response, executable_error, network_request, parsed, proto, stdio_request, uninterrupted};
 use crate::container::Containers;
-use crate::error::Error;
+use crate::error::{Error, bounded};
 use crate::events::{Event, Events};
 use crate::ps;
 use crate::stats::{HugePages, Io, Stats};
@@ -30,6 +31,7 @@ impl proto::containers_server::Containers for Service {
             hook_state: String::from_utf8(request.hook_state.to_vec())
                 .map_err(|error| Error::InvalidArgument(format!("hook_state: {error}")))?,
             network: network_request::network(request.network)?,
+            joined: joined_namespaces(request.joined)?,
         };
         let containers = self.containers.clone();
         let created = uninterrupted(async move { containers.create(request.container_id, wish).await }).await;
@@ -102,6 +104,17 @@ impl proto::containers_server::Containers for Service {
         let container = self.containers.get(&request.into_inner().container_id)?;
         Ok(Response::new(Stats::of(container.cgroup.path()).into()))
     }
+}
+
+fn joined_namespaces(joined: Vec<proto::JoinedNamespace>) -> crate::error::Result<Vec<(LinuxNamespaceType, String)>> {
+    let parse = |namespace: proto::JoinedNamespace| match LinuxNamespaceType::try_from(namespace.r#type.as_str()) {
+        Ok(kind) => Ok((kind, namespace.container_id)),
+        Err(_) => Err(Error::InvalidArgument(format!(
+            "joined: there is no namespace of the type {:?}",
+            bounded(namespace.r#type)
+        ))),
+    };
+    joined.into_iter().map(parse).collect()
 }
 
 /// The next event as a message, and where to go on, if more may follow.
