@@ -70,4 +70,5 @@ def left_as_found(engine: E) -> Iterator[E]:
     before = engine.inventory()
     yield engine
     engine.remove_all()
-    assert engine.left_behind(before) == {}
+    left = engine.left_behind(before)
+    assert left == {}, {group: engine.processes_of(group) for group in left.get("cgroups", ())}

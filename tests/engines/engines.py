@@ -95,6 +95,14 @@ class Engine(ABC):
         """What is more than before, after some time to settle."""
         return left_behind(before, *self.state_roots(), within=self.namespaces.pid)
 
+    def processes_of(self, cgroup: str) -> list[str]:
+        """The command lines of the processes in a control group."""
+        pids = self.namespaces.path(f"{cgroup}/cgroup.procs").read_text().split()
+        shown = subprocess.run(
+            ["ps", "-o", "pid=,stat=,args=", "-p", ",".join(pids or "0")], capture_output=True, text=True
+        )
+        return shown.stdout.splitlines()
+
     def end(self) -> None:
         """Ends the engine, and proves that nothing is left of it."""
         try:

@@ -168,7 +168,7 @@ def config_ignored(config: object) -> Iterator[str]:
 
 def _devices_left_out(config: object) -> Iterator[str]:
     left_out = sum(not guest_has(device) for device in array(config, "linux", "devices"))
-    if left_out:
+    if left_out and _may_use_all_devices(config):
         yield f"linux.devices: ignored: {left_out} devices of the host, which the guest has not"
 
 
