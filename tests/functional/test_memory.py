@@ -74,7 +74,7 @@ def test_too_much(any_runtime: Runtime, bundles: Bundles, subreaper: None, limit
 
 def test_a_child_that_takes_too_much(any_runtime: Runtime, bundles: Bundles) -> None:
     """The container lives on, and the kill shows at once."""
-    script = " ".join(touch(100)) + "; echo $? > /told; exec sleep 1000"
+    script = " ".join(touch(100)) + "; echo $? > /new; mv /new /told; exec sleep 1000"
     bundle = limited(bundles, 64, "sh", "-c", script)
     container = any_runtime.create(bundle)
     with oom_watch(any_runtime.state(container)["pid"]) as has_happened:
