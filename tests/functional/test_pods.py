@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Bundles, Edit, Runtime
 from messages import message
+from runtimes import Bundles, Edit, Runtime
 from waiting import becomes, eventually
 
 FILES = {"network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
@@ -38,10 +38,16 @@ def sharing(pid: int, *kinds: str) -> Edit:
 class Pod:
     """An infra container that sleeps, and others beside it."""
 
-    def __init__(self, runtime: Runtime, bundles: Bundles) -> None:
+    def __init__(self, runtime: Runtime, bundles: Bundles, edit: Edit | None = None) -> None:
         self.runtime = runtime
         self._bundles = bundles
-        self.infra = runtime.start(bundles.busybox("sleep", "1000", edit=lambda config: config.update(hostname="pod")))
+
+        def both(config: dict[str, Any]) -> None:
+            config["hostname"] = "pod"
+            if edit is not None:
+                edit(config)
+
+        self.infra = runtime.start(bundles.busybox("sleep", "1000", edit=both))
 
     @property
     def pid(self) -> int:
@@ -143,6 +149,7 @@ def test_a_container_comes_again(pod: Pod) -> None:
     """As an engine restarts one of a pod: the same id, the same bundle."""
     bundle = pod.bundle("sh", "-c", "echo begun >> /log; exec sleep 1000")
     container = pod.runtime.start(bundle)
+    eventually((bundle / "rootfs/log").exists)
     for times in (2, 3):
         pod.runtime("delete", "--force", container)
         with open(bundle / "create.log", "wb") as log:
@@ -151,6 +158,27 @@ def test_a_container_comes_again(pod: Pod) -> None:
         pod.runtime("start", container)
         becomes(lambda: (bundle / "rootfs/log").read_text(), "begun\n" * times)
     assert pod.ask(container, "cat /log") == "begun\n" * 2 + "begun"
+
+
+@pytest.mark.parametrize("mode", ["rw", "ro"])
+def test_a_volume_that_two_have(any_runtime: Runtime, bundles: Bundles, tmp_path: Path, mode: str) -> None:
+    """It is one file system to them, so that a lock of one holds for the other."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (volume / "file").touch()
+
+    def mounting(*options: str) -> Edit:
+        mount = {"destination": "/volume", "type": "bind", "source": str(volume), "options": ["rbind", *options]}
+        return lambda config: config["mounts"].append(mount)
+
+    pod = Pod(any_runtime, bundles, edit=mounting("rw"))
+    other = any_runtime.start(pod.bundle("sleep", "1000", edit=mounting(mode)))
+    inodes = [pod.ask(container, "stat -c %d:%i /volume/file") for container in (pod.infra, other)]
+    assert inodes[0] == inodes[1]
+    written = any_runtime("exec", other, "touch", "/volume/new", check=False).returncode == 0
+    assert written == (mode == "rw") == (volume / "new").exists()
+    any_runtime("delete", "--force", pod.infra)
+    assert any_runtime("exec", other, "ls", "/volume/file").stdout == b"/volume/file\n"
 
 
 def test_one_machine_for_all(our_pod: Pod) -> None:

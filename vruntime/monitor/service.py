@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -21,6 +21,7 @@ from vruntime.monitor.network import ContainerNetwork
 from vruntime.monitor.notify import ServiceManager
 from vruntime.monitor.readiness import readable
 from vruntime.monitor.sandbox import Sandbox
+from vruntime.monitor.share import Added
 from vruntime.spawn import Identity
 from vruntime.store import Store
 
@@ -197,7 +198,7 @@ class Service:
         brought = {name: fds.pop(f"mount:{name}") for name in request["brought"]}
         if "overlay" in request:
             self._sandbox.share.mount_overlay(record.rootfs, Overlay.from_wire(request["overlay"]))
-        made = self._sandbox.share.add(
+        added = self._sandbox.share.add(
             request["share"],
             record.rootfs,
             readonly=request["readonly"],
@@ -207,7 +208,7 @@ class Service:
         )
         for mount in brought.values():
             os.close(mount)
-        config = _with_fresh_mount_points(request["config"], made)
+        config = _as_shared(request["config"], added)
         hook_state = json.dumps(record.hook_state(Status.CREATED, 0)) if record.hooks else ""
         network, resolv_conf = None, request["resolv_conf"]
         if "network" in request:
@@ -312,19 +313,22 @@ async def _hang_up(sock: socket.socket) -> None:
             return
 
 
-def _with_fresh_mount_points(config: str, made: Sequence[str]) -> str:
-    """The guest's configuration, where the mount point of a tmpfs is one that we have made.
+def _as_shared(config: str, added: Added) -> str:
+    """The guest's configuration with what the share has made of it.
 
-    Of a mount point that it finds, the guest keeps the mode; on a new one a tmpfs has its own.
+    Sources may be at another place than the container's own. And of a mount point that it finds, the guest keeps the
+    mode; on a new one a tmpfs has its own.
     """
-    if not made:
+    if not added.mount_points and not added.elsewhere:
         return config
     document = json.loads(config)
     above: list[str] = []
-    for mount in document["mounts"]:
+    for index, mount in enumerate(document["mounts"]):
         at, options = mount["destination"], mount["options"]
         hidden = any(at == other or at.startswith(f"{other}/") for other in above)
-        if mount["type"] == "tmpfs" and at in made and not hidden:
+        if mount["type"] == "tmpfs" and at in added.mount_points and not hidden:
             options.insert(0, "mode=1777")  # a mode of its own comes later, and prevails
+        if index in added.elsewhere:
+            mount["source"] = added.elsewhere[index]
         above.append(at)
     return json.dumps(document)

@@ -7,7 +7,7 @@ It is built in a mount namespace of the monitor's own, and so disappears with it
 
 A container is a directory in it, named after its id or, if it joins others, anew each time: a mount on a name that the
 guest has looked up before does not appear to it. It has `rootfs`, and `mounts/<n>` for the bind mount with index n in
-config.json.
+config.json, unless its source is in the share already (see sources.py).
 Each is a bind mount; as `build` and `share` are peers, it appears in both, and in virtiofsd's namespace, at any time.
 A container that joins brings its mounts along, since those made after us need not have spread to our namespace: engines
 keep theirs private.
@@ -25,16 +25,29 @@ import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vruntime import linux
 from vruntime.errors import HostError
 from vruntime.idmap import IdMapping
-from vruntime.monitor.config import Bind, Overlay
+from vruntime.monitor.config import GUEST_PATH, Bind, Overlay
+from vruntime.monitor.sources import Sources
 
 _HOST_ATTRIBUTES = linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NOEXEC
 _READ_ONLY = linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
 _IN_ROOT = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
+
+
+@dataclass
+class Added:
+    """What has come of a container's mounts."""
+
+    mount_points: list[str] = field(default_factory=list)
+    """Those that had to be made in the root filesystem."""
+
+    elsewhere: dict[int, str] = field(default_factory=dict)
+    """Where the guest has the source of a mount, by its index, that is not in the container's own directory."""
 
 
 class Share:
@@ -44,6 +57,7 @@ class Share:
         self._build = directory / "build"
         self.path = directory / "share"
         self._held: list[int] = []
+        self._sources = Sources()
 
     def make(self) -> None:
         """Enters a mount namespace of our own, a slave of the host's, and makes the empty directory in it."""
@@ -74,14 +88,14 @@ class Share:
         binds: Sequence[Bind],
         destinations: Iterable[tuple[str, bool]],
         brought: Mapping[str, int],
-    ) -> list[str]:
-        """Binds a container's rootfs and mounts in a directory of this name; gives the mount points that it made.
+    ) -> Added:
+        """Binds a container's rootfs and mounts in a directory of this name.
 
         `destinations` are the mount points of config.json and the working directory, each with whether it is a
         directory: in a read-only rootfs, where the guest cannot, those that are missing are made here, as runc makes
         them. `brought` are mounts of their sources, as `detached` makes them, by their names; all or none.
         """
-        made = []
+        added = Added()
         base = self._build / name
         mounts = base / "mounts"
         mounts.mkdir(parents=True)
@@ -90,7 +104,7 @@ class Share:
             if readonly:
                 for destination, is_directory in destinations:
                     if _make_mount_point(root_fd, destination, is_directory=is_directory):
-                        made.append(destination)
+                        added.mount_points.append(destination)
             root = Bind(0, rootfs, readonly=readonly, readonly_below=False, recursive=True, follows_host=True)
             self._bind(root_fd, base / "rootfs", root, is_detached=bool(brought))
         finally:
@@ -98,20 +112,27 @@ class Share:
         for bind in binds:
             source_fd = os.dup(brought[str(bind.index)]) if brought else _open_source(bind.source, 0)
             try:
-                self._bind(source_fd, mounts / str(bind.index), bind, is_detached=bool(brought))
+                target = self._sources.find(source_fd, bind)
+                if target is None:
+                    target = mounts / str(bind.index)
+                    self._bind(source_fd, target, bind, is_detached=bool(brought))
+                else:
+                    added.elsewhere[bind.index] = f"{GUEST_PATH}/{target.relative_to(self._build)}"
+                self._sources.use(name, source_fd, bind, target)
             finally:
                 os.close(source_fd)
-        return made
+        return added
 
     def remove(self, name: str) -> None:
         """Takes back what has been added; the guest may hold on to what it has seen of it until the sandbox ends."""
-        base = self._build / name
-        for target in [*base.glob("mounts/*"), *base.glob("rootfs")]:
+        for target in [*self._sources.leave(name), self._build / name / "rootfs"]:
             with suppress(OSError):  # it was not mounted: else it stays in use
                 linux.umount(str(target), flags=linux.MNT_DETACH)
-            target.rmdir() if target.is_dir() else target.unlink()
-        for directory in [*base.glob("mounts"), *base.parent.glob(name)]:
-            directory.rmdir()
+            with suppress(FileNotFoundError):
+                target.rmdir() if target.is_dir() else target.unlink()
+            for directory in target.parents[: -len(self._build.parts)]:
+                with suppress(OSError):  # others have something in it
+                    directory.rmdir()
 
     def mount_overlay(self, rootfs: str, overlay: Overlay) -> None:
         """Mounts an overlay at a rootfs, seen by us alone."""
