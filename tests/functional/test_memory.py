@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from test_faults import subreaper
 from test_host_cgroups import V1, directory, groups_of
+from test_pods import sharing
 from waiting import eventually
 
 if TYPE_CHECKING:
@@ -22,13 +23,14 @@ __all__ = ["subreaper"]
 MEBIBYTE = 1 << 20
 
 
-def limited(bundles: Bundles, limit: int, *args: str) -> Path:
+def limited(bundles: Bundles, limit: int, *args: str, edit: Edit = lambda config: None) -> Path:
     """A bundle with a limit in MiB."""
 
-    def edit(config: dict[str, Any]) -> None:
+    def both(config: dict[str, Any]) -> None:
         config["linux"]["resources"]["memory"] = {"limit": limit * MEBIBYTE}
+        edit(config)
 
-    return bundles.busybox(*args, edit=edit)
+    return bundles.busybox(*args, edit=both)
 
 
 def touch(size: int) -> tuple[str, ...]:
@@ -83,6 +85,19 @@ def test_a_child_that_takes_too_much(any_runtime: Runtime, bundles: Bundles) -> 
         eventually((bundle / "rootfs/told").exists)
         assert (bundle / "rootfs/told").read_text() == "137\n"
         assert any_runtime.state(container)["status"] == "running"
+
+
+def test_each_container_of_a_pod_has_its_own(vruntime: Runtime, bundles: Bundles, subreaper: None) -> None:
+    infra = vruntime.start(limited(bundles, 64, "sleep", "1000"))
+    first = vruntime.state(infra)["pid"]
+    container = vruntime.create(limited(bundles, 64, *touch(128), edit=sharing(first, "network", "ipc", "uts")))
+    second = vruntime.state(container)["pid"]
+    with oom_watch(first) as has_happened_to_infra, oom_watch(second) as has_happened:
+        vruntime("start", container)
+        os.waitpid(second, 0)
+        assert has_happened()
+        assert not has_happened_to_infra()
+    assert vruntime.state(infra)["status"] == "running"
 
 
 def test_no_kill_shows_nothing(any_runtime: Runtime, bundles: Bundles) -> None:

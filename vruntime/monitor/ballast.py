@@ -1,6 +1,7 @@
-"""A program that takes the memory that its control group has left, until the kernel kills it. Run by its path.
+"""A program that takes the memory that a control group has left, until the kernel kills it. Run by its path.
 
-`ballast.py BYTES`: takes no more than that; exits with 1 when the kernel lets it have that much.
+`ballast.py PROCESSES BYTES`: joins the group with this file of its processes, and takes no more than that many bytes;
+exits with 1 when the kernel lets it have them.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ MEBIBYTE = 1 << 20
 
 def main() -> None:
     """The kernel's choice is certain: nothing in the group can be a better one."""
-    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
-        score.write("1000")
-    held = [b"\1" * MEBIBYTE for _ in range(int(sys.argv[1]) // MEBIBYTE)]
+    _, processes, size = sys.argv
+    for file, value in (("/proc/self/oom_score_adj", "1000"), (processes, "0")):
+        with open(file, "w", encoding="ascii") as setting:
+            setting.write(value)
+    held = [b"\1" * MEBIBYTE for _ in range(int(size) // MEBIBYTE)]
     sys.exit(f"got {len(held)} MiB")
 
 

@@ -10,18 +10,20 @@ import socket
 import sys
 import termios
 import traceback
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from vruntime import descriptors
 from vruntime.agent.client import Agent, Process
 from vruntime.agent.proto import agent_pb2 as pb
+from vruntime.cgroups import entry
 from vruntime.container import CONFIG_FILE, Record, Status
 from vruntime.descriptors import Kind
 from vruntime.errors import AgentError, AgentSilent, ContainerError, HostError, SandboxError, VruntimeError
 from vruntime.monitor.events import EventLog
 from vruntime.monitor.network import ContainerNetwork
+from vruntime.monitor.oom import HostOom
 from vruntime.monitor.sandbox import Sandbox
 from vruntime.monitor.stdio import STDERR, STDIN, STDOUT, Input, Output
 from vruntime.oci import resources as oci_resources
@@ -83,12 +85,21 @@ class Shim:
 class GuestProcess:
     """One process in the guest, with its shim and its streams on the host."""
 
-    def __init__(self, sandbox: Sandbox, process: Process, fds: Mapping[str, int], *, terminal: bool) -> None:
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        process: Process,
+        fds: Mapping[str, int],
+        *,
+        terminal: bool,
+        on_oom: Callable[[], Awaitable[None]],
+    ) -> None:
         self.process = process
         self.exit_code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._sandbox = sandbox
         self._fds = dict(fds)
         self._terminal = terminal
+        self._on_oom = on_oom
         self._shim = Shim(socket.socket(fileno=self._fds.pop("shim")))
         self._size: tuple[int, int] | None = None
         self._begun = False
@@ -181,7 +192,7 @@ class GuestProcess:
             self._ended.set()
             await self._drain()
             if ended.oom_killed:
-                await self._sandbox.show_oom()  # before the exit, as it comes from a kernel
+                await self._on_oom()  # before the exit, as it comes from a kernel
         self.exit_code.set_result(code)
 
     async def _drain(self) -> None:
@@ -272,7 +283,8 @@ class Container:
         self._before_pause = record.status
         self._goes_on = asyncio.Event()
         self._goes_on.set()
-        self.events = EventLog(sandbox.agent, record.id, on_oom=sandbox.show_oom)
+        self._host_oom = HostOom(entry.paths_of(store, record.id))
+        self.events = EventLog(sandbox.agent, record.id, on_oom=self._show_oom)
         self.network: ContainerNetwork | None = None
 
     @property
@@ -283,6 +295,14 @@ class Container:
     def note(self, **changes: Any) -> None:
         """Changes the record on disk."""
         self.record = self.record.update(self._store, **changes)
+
+    def _process(self, process_id: str, fds: Mapping[str, int], *, terminal: bool) -> GuestProcess:
+        process = Process(self.id, process_id)
+        return GuestProcess(self._sandbox, process, fds, terminal=terminal, on_oom=self._show_oom)
+
+    async def _show_oom(self) -> None:
+        await self._host_oom.show()
+        self._sandbox.disregard_oom_kills()
 
     async def create(
         self,
@@ -298,7 +318,7 @@ class Container:
 
         `network` is one that it brings; `joined` are the namespaces that it shares, as in Agent.create.
         """
-        init = GuestProcess(self._sandbox, Process(self.id, INIT), fds, terminal=terminal)
+        init = self._process(INIT, fds, terminal=terminal)
         try:
             await init.meet_shim()
             await init.while_shim_lives(self._sandbox.up())
@@ -321,7 +341,7 @@ class Container:
         await init.begin()
         self._processes[INIT] = init
         self.note(status=Status.CREATED)
-        if self.record.notify or self._sandbox.shows_oom:
+        if self.record.notify or self._host_oom.is_possible:
             self.events.follow()  # before it can be ready, or out of memory
 
     def share_network(self, owner: Container, *, resolv_conf: str | None) -> None:
@@ -350,9 +370,9 @@ class Container:
 
         `shim` is its pid on the host.
         """
-        process = Process(self.id, f"exec-{self._next}")
+        guest = self._process(f"exec-{self._next}", fds, terminal=terminal)
+        process = guest.process
         self._next += 1
-        guest = GuestProcess(self._sandbox, process, fds, terminal=terminal)
         try:
             await guest.meet_shim()
             if wait_for_resume:

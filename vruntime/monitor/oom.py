@@ -2,7 +2,7 @@
 
 Engines learn of a container's OOM kills from the host's kernel alone: an eventfd (version 1) or memory.events (version
 2) of its group. The guest's kernel has killed, and the host's knows of nothing. So it is given something to kill: a
-program of ours, in the same group, takes what the group has left of its memory. That is the container's own to use, and
+program of ours joins the group and takes what that has left of its memory. That is the container's own to use, and
 the kernel's choice is this program, whatever else the group holds.
 """
 
@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from vruntime.cgroups import cgroupfs
+from vruntime.cgroups.entry import PROCESSES, UNIFIED, Paths
 from vruntime.errors import HostError
 from vruntime.monitor.readiness import readable
 from vruntime.spawn import spawn, tied_to_us
@@ -24,9 +24,9 @@ TIMEOUT = 10.0
 
 
 class HostOom:
-    """The OOM kill on the host: at most one in the life of a sandbox, as engines remember only that there was one."""
+    """The OOM kill in a container's group: at most one in its life, as engines remember only that there was one."""
 
-    def __init__(self, group: Mapping[str, str]) -> None:
+    def __init__(self, group: Paths) -> None:
         self._group = group
         self._showing: asyncio.Task[None] | None = None
 
@@ -45,7 +45,8 @@ class HostOom:
         limit = cgroupfs.oom_limit(self._group)
         if limit is None:
             return
-        argv = [sys.executable, "-I", "-S", str(BALLAST), str(limit)]
+        directory = self._group.get("memory") or self._group[UNIFIED]
+        argv = [sys.executable, "-I", "-S", str(BALLAST), f"{directory}/{PROCESSES}", str(limit)]
         try:
             ballast = spawn("ballast", tied_to_us(argv))
         except HostError as error:
@@ -54,6 +55,6 @@ class HostOom:
         try:
             await asyncio.wait_for(readable(ballast.pidfd), TIMEOUT)
         except TimeoutError:
-            print(f"no OOM kill within {TIMEOUT} s in the container's group on the host", file=sys.stderr)
+            print(f"no OOM kill in {directory} within {TIMEOUT} s", file=sys.stderr)
         finally:
             ballast.end()

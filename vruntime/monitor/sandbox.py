@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vruntime.errors import AgentError, SandboxError
 from vruntime.monitor.config import SandboxConfig
 from vruntime.monitor.helpers import Helpers
-from vruntime.monitor.oom import HostOom
 from vruntime.monitor.readiness import readable
 from vruntime.spawn import Child
 from vruntime.vm import console, machine
@@ -55,7 +54,6 @@ class Sandbox:
         self.namespace = helpers.namespace
         self._turn = helpers.turn
         self._ending = False
-        self._host_oom = HostOom(self.config.group)
         self._oom_kills_before = config.oom_kills
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -159,14 +157,8 @@ class Sandbox:
             return f"{helper.name} ended with exit code {code}" + (f": {last[0]}" if last else "")
         return "the guest reset itself" if helper.name == "qemu" else f"{helper.name} ended"
 
-    @property
-    def shows_oom(self) -> bool:
-        """Whether an OOM kill in the guest can be shown on the host."""
-        return self._host_oom.is_possible
-
-    async def show_oom(self) -> None:
-        """Shows an OOM kill in the guest to whoever watches the group on the host."""
-        await self._host_oom.show()
+    def disregard_oom_kills(self) -> None:
+        """What the kernel has killed in the group so far does not explain a death."""
         self._oom_kills_before = self._oom_kills()
 
     def _oom_kills(self) -> int:
