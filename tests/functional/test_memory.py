@@ -16,7 +16,7 @@ from test_pods import sharing
 from waiting import eventually
 
 if TYPE_CHECKING:
-    from runtimes import Bundles, Runtime
+    from runtimes import Bundles, Edit, Runtime
 
 __all__ = ["subreaper"]
 
@@ -98,6 +98,8 @@ def test_each_container_of_a_pod_has_its_own(vruntime: Runtime, bundles: Bundles
         assert has_happened()
         assert not has_happened_to_infra()
     assert vruntime.state(infra)["status"] == "running"
+    vruntime("delete", "--force", infra)
+    os.waitpid(first, 0)  # we are its parent now
 
 
 def test_no_kill_shows_nothing(any_runtime: Runtime, bundles: Bundles) -> None:
