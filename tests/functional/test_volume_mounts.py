@@ -44,6 +44,7 @@ def mounts(at: Path) -> list[dict[str, Any]]:
         bind(at / "shared", "/slave", "rslave"),
         bind(at / "shared", "/private", "rprivate"),
         bind(at / "shared", "/unsaid"),
+        bind(at / "shared/apart", "/apart", "rprivate"),
         bind(at / "submounts", "/all-read-only", "rro"),
         entry("/scratch", "tmpfs", "nosuid", "nodev", "noexec", "size=1m", "mode=1770", "uid=1000", "gid=7"),
         bind(at / "data", "/scratch/in/it", "rw"),
@@ -77,6 +78,7 @@ def make_sources(at: Path, mounted: ExitStack) -> None:
     (at / "submounts/below/file").write_text("in a submount")
     mount(mounted, "--bind", at / "shared", at / "shared")
     mount(mounted, "--make-shared", at / "shared", undo=False)
+    (at / "shared/apart/later").mkdir(parents=True)
 
 
 def mount(mounted: ExitStack, *arguments: object, undo: bool = True) -> None:
@@ -170,6 +172,13 @@ def test_what_the_host_mounts_later(box: Box) -> None:
         (box.host / "shared/later/file").write_text("mounted later")
         assert box.inside(calls.read, "/slave/later/file") == b"mounted later"
         assert box.inside(os.listdir, "/private/later") == []
+
+
+def test_the_host_can_unmount_what_is_not_the_containers(box: Box) -> None:
+    later = box.host / "shared/apart/later"
+    subprocess.run(["mount", "-t", "tmpfs", "none", later], check=True)
+    assert box.inside(os.listdir, "/apart/later") == []
+    subprocess.run(["umount", later], check=True)
 
 
 def test_a_source_that_the_host_replaces(box: Box) -> None:
