@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,15 @@ class Engine(ABC):
             assert result.returncode == 0, f"{arguments}: {result.returncode}: {result.stderr}"
         return result
 
-    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[Any]:
-        """Starts a command of the client, with its output in pipes."""
+    @contextmanager
+    def start(self, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[Any]]:
+        """Runs a command of the client beside, with its output in pipes; it is killed if it has not ended by then."""
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        return subprocess.Popen(self.command(*arguments), text=True, env=self.environment, **options)
+        with subprocess.Popen(self.command(*arguments), text=True, env=self.environment, **options) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def using(self, runtime: str) -> Engine:
         """The same engine, with another runtime for what it runs."""

@@ -72,6 +72,7 @@ def test_top_shows_what_was_asked_to_run(docker: Docker, sleeper: str) -> None:
         assert rows[0].split()[1] == docker.inspect(sleeper, ".State.Pid")
         assert docker("top", sleeper, "-o", "pid,args").stdout.splitlines()[1].split()[1:] == ["sleep", "1000"]
         docker("kill", sleeper)
+        assert other.wait(30) == 137
 
 
 def test_top_shows_nothing_of_the_host(docker: Docker, sleeper: str) -> None:
