@@ -83,11 +83,11 @@ class Hooks:
         """Whether any comes before the container's process is made."""
         return any(self.of(kind) for kind in CREATING)
 
-    def run_before_create(self, shim: int, monitor: int) -> None:
+    def run_before_create(self, shim: int) -> None:
         """Runs those that come before the container's process is made. HookError at the first that fails.
 
-        createContainer hooks have the container's environment, and see the sandbox's mounts: what they mount below the
-        root filesystem, their working directory, is mounted in the container and nowhere else.
+        createContainer hooks have the container's environment, and the mount namespace of its pid: what they mount
+        below the root filesystem, their working directory, is mounted in the container and nowhere else.
         """
         state = self._state(Status.CREATING, shim)
         try:
@@ -95,7 +95,7 @@ class Hooks:
                 _run_all(self.of(kind), state, directory=self.record.bundle)
             if container := self.of("createContainer"):
                 inherited = environment(self.document["process"].get("env", ()))
-                _run_all(container, state, directory=self.record.rootfs, inherited=inherited, among_mounts_of=monitor)
+                _run_all(container, state, directory=self.record.rootfs, inherited=inherited, among_mounts_of=shim)
         except HookError as error:
             raise HookError(f"unable to start container process: error during container init: {error}") from error
 

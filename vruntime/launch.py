@@ -7,12 +7,12 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vruntime import accelerator, descriptors, joining, namespaces, streams, terminal
+from vruntime import accelerator, descriptors, joining, namespaces, streams, terminal, view
 from vruntime.cgroups.group import Group, is_rootless
 from vruntime.cgroups.limits import Overhead
 from vruntime.container import CONFIG_FILE, Record, now
@@ -117,13 +117,14 @@ def _create_alone(order: _Order, monitor: Monitor) -> Created:
     undo.callback(monitor.end)  # before its state and its group are removed
     group = _make_group(order, group, monitor.pid)
     monitor.launch(order.store.root, replace(sandbox, group=group.paths, oom_kills=group.oom_kills()), namespace)
-    caller = _prepare(order, _namespaces_to_find(namespace, _mounts_of(monitor, hooks)), group.paths)
-    if hooks.before_create:
-        hooks.run_before_create(caller.shim.pid, monitor.pid)
+    caller = _prepare(order, namespace, group.paths)
+    hooks.run_before_create(caller.shim.pid)
     network, listener = _join_network(namespace, config)
     request = _request(order, hooks.record, caller, sandbox.machine, share_name=order.id) | {"network": network}
-    with listener:
-        reply = monitor.create(request, caller.fds | {"network": listener.fileno()})
+    with listener, _mounts_to_bring(order, caller, wanted=hooks.before_create) as mounts:
+        fds = _fds(caller, mounts) | {"network": listener.fileno()}
+        reply = monitor.create(request | {"brought": list(mounts)}, fds)
+    view.show(caller.shim.pid, config, _binds(config))
     caller.close_given()
     namespace.close()
     _log_phases(log, reply, sandbox.machine)
@@ -146,17 +147,16 @@ def _create_beside(order: _Order, joined: Joined) -> Created:
     hooks = _begin_state(order, joined.sandbox)
     _check_group(order, group)
     undo.callback(monitor.end)  # before its state and its group are removed
-    own_mounts = namespaces.new_mounts() if hooks.before_create else nullcontext()
-    caller = _prepare(order, _namespaces_to_find(namespace, own_mounts), {})
+    caller = _prepare(order, namespace, {})
     _make_group(order, group, caller.shim.pid)
-    if hooks.before_create:
-        hooks.run_before_create(caller.shim.pid, caller.shim.pid)
+    hooks.run_before_create(caller.shim.pid)
     if not joined.shares_network:
         _check_empty(namespace, joined)
     request = _request(order, hooks.record, caller, machine, share_name=monitor.share)
-    with _mounts_to_bring(order, hooks, caller) as mounts:
+    with _mounts_to_bring(order, caller, wanted=True) as mounts:
         request |= {"joined": dict(joined.namespaces), "brought": list(mounts)}
-        monitor.create(request, caller.fds | {f"mount:{name}": mount for name, mount in mounts.items()})
+        monitor.create(request, _fds(caller, mounts))
+    view.show(caller.shim.pid, order.config, _binds(order.config))
     caller.close_given()
     namespace.close()
     undo.callback(_take_back, order, monitor)
@@ -179,35 +179,42 @@ def _begin_state(order: _Order, joined: str | None = None) -> Hooks:
     return hooks
 
 
-def _prepare(order: _Order, shim_place: AbstractContextManager[None], group: Mapping[str, str]) -> streams.Caller:
+def _prepare(order: _Order, namespace: Namespace, group: Mapping[str, str]) -> streams.Caller:
     return streams.prepare(
         wants_terminal=order.config.terminal,
         console_socket=order.options.console_socket,
         size=_console_size(order.config),
         preserved=order.preserved,
         command=order.config.process.args,
-        shim_place=shim_place,
+        shim_place=_namespaces_to_find(namespace),
         group=group,
         undo=order.undo,
     )
 
 
 @contextmanager
-def _mounts_to_bring(order: _Order, hooks: Hooks, caller: streams.Caller) -> Iterator[dict[str, int]]:
-    """The container's mounts as we see them, and as its hooks have left them."""
+def _mounts_to_bring(order: _Order, caller: streams.Caller, *, wanted: bool) -> Iterator[dict[str, int]]:
+    """The container's mounts as its hooks have left them, in the mount namespace of its shim."""
+    if not wanted:
+        yield {}
+        return
     binds = _binds(order.config)
     if len(binds) + 1 + len(caller.fds) > MAX_FDS:
         raise ContainerError(
-            f"mounts: {len(binds)} bind mounts are more than can be brought into a virtual machine that runs",
+            f"mounts: {len(binds)} bind mounts are more than can be brought where others are, or hooks change them",
             hint=f"at most {MAX_FDS - 1 - len(caller.fds)} can",
         )
-    with namespaces.mounts_of(caller.shim.pid) if hooks.before_create else nullcontext():
+    with namespaces.mounts_of(caller.shim.pid):
         mounts = share.detached(str(order.config.rootfs), binds)
     try:
         yield mounts
     finally:
         for mount in mounts.values():
             os.close(mount)
+
+
+def _fds(caller: streams.Caller, mounts: Mapping[str, int]) -> dict[str, int]:
+    return caller.fds | {f"mount:{name}": mount for name, mount in mounts.items()}
 
 
 def _check_fits(order: _Order, joined: Joined, machine: Machine) -> None:
@@ -366,26 +373,17 @@ def _join_network(namespace: Namespace, config: OciConfig) -> tuple[dict[str, An
     return network, listener
 
 
-def _mounts_of(monitor: Monitor, hooks: Hooks) -> AbstractContextManager[None]:
-    """The mounts of the sandbox, where there are hooks that change them."""
-    if not hooks.before_create:
-        return nullcontext()
-    monitor.launched()
-    return namespaces.mounts_of(monitor.pid)
-
-
 @contextmanager
-def _namespaces_to_find(namespace: Namespace, mounts: AbstractContextManager[None]) -> Iterator[None]:
-    """What is found by the shim's pid is the sandbox's or the container's own, and nothing of the host.
+def _namespaces_to_find(namespace: Namespace) -> Iterator[None]:
+    """What is found by the shim's pid is the container's own, and nothing of the host.
 
-    The network always: there are engines that fill it when the container has been made. The mounts where there are
-    hooks.
+    There are hooks that fill it before the container is made, and engines that do after.
     """
     try:
-        with namespaces.network(namespace.fd), mounts:
+        with namespaces.network(namespace.fd), namespaces.new_mounts():
             yield
     except OSError as error:
-        raise HostError(f"cannot make the namespaces that hooks find by the container's pid: {error}") from error
+        raise HostError(f"cannot make the namespaces that are found by the container's pid: {error}") from error
 
 
 def _new_record(order: _Order, sandbox_id: str) -> Record:

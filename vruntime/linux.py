@@ -41,6 +41,7 @@ _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
 _OPEN_TREE_CLONE = 0x1
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_MOVE_MOUNT_T_EMPTY_PATH = 0x40
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -75,6 +76,11 @@ def mount(source: str, target: str, *, fstype: str | None = None, flags: int = 0
 def umount(target: str, *, flags: int = 0) -> None:
     """See umount2(2) in the manual."""
     _check(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), target)
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """See pivot_root(2) in the manual."""
+    _check(_libc.pivot_root(os.fsencode(new_root), os.fsencode(put_old)), "pivot_root")
 
 
 def syncfs(fd: int) -> None:
@@ -114,18 +120,19 @@ def open_tree(fd: int, *, recursive: bool) -> int:
     return _check(_libc.syscall(_SYS_OPEN_TREE, ctypes.c_int(fd), b"", ctypes.c_uint(flags)), "open_tree")
 
 
-def move_mount(mount_fd: int, target: str) -> None:
-    """Gives a detached mount its place; see move_mount(2)."""
+def move_mount(mount_fd: int, target: str | int) -> None:
+    """Gives a detached mount its place, a path or what a descriptor stands for; see move_mount(2)."""
+    directory, path = (_AT_FDCWD, target) if isinstance(target, str) else (target, "")
     _check(
         _libc.syscall(
             _SYS_MOVE_MOUNT,
             ctypes.c_int(mount_fd),
             b"",
-            ctypes.c_int(_AT_FDCWD),
-            os.fsencode(target),
-            ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH),
+            ctypes.c_int(directory),
+            os.fsencode(path),
+            ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH | (0 if path else _MOVE_MOUNT_T_EMPTY_PATH)),
         ),
-        target,
+        str(target),
     )
 
 
