@@ -26,7 +26,7 @@ def hooks(**kinds: list[dict[str, Any]]) -> Hooks:
 
 def failure(hook: dict[str, Any]) -> str:
     with pytest.raises(HookError) as caught:
-        hooks(prestart=[hook]).run_before_create(1, os.getpid())
+        hooks(prestart=[hook]).run_before_create(os.getpid())
     return caught.value.message.removeprefix(
         "unable to start container process: error during container init: error running hook #0: "
     )
@@ -40,8 +40,8 @@ def test_a_hook_is_its_path_its_arguments_and_its_environment() -> None:
 
 
 def test_a_hook_is_told_the_state_in_runcs_order(tmp_path: Path) -> None:
-    hooks(prestart=[script(f"cat > {tmp_path}/state")]).run_before_create(17, os.getpid())
-    expected = {"ociVersion": "1.2.0", "id": "c1", "status": "creating", "pid": 17, "bundle": "/"}
+    hooks(prestart=[script(f"cat > {tmp_path}/state")]).run_before_create(os.getpid())
+    expected = {"ociVersion": "1.2.0", "id": "c1", "status": "creating", "pid": os.getpid(), "bundle": "/"}
     state = json.loads((tmp_path / "state").read_text())
     assert list(state.items()) == list((expected | {"annotations": {"a": "2", "z": "1"}}).items())
     assert "pid" not in RECORD.hook_state(Status.STOPPED, 0)
@@ -51,7 +51,7 @@ def test_where_each_kind_runs_and_in_which_order(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hooks_module, "_mounts_of", lambda _: hooks_module.nullcontext())
     kinds = {kind: [script(f"echo {kind} $PWD >> {tmp_path}/log")] for kind in hooks_module.CREATING}
-    hooks(**kinds).run_before_create(1, os.getpid())
+    hooks(**kinds).run_before_create(os.getpid())
     assert (tmp_path / "log").read_text() == "prestart /\ncreateRuntime /\ncreateContainer /usr\n"
     assert Path.cwd() == tmp_path
 
@@ -75,7 +75,7 @@ def test_how_a_failure_reads(hook: dict[str, Any], message: str) -> None:
 def test_a_directory_that_is_gone() -> None:
     record = Record("c1", "/nonexistent", "/", "now", "c1")
     with pytest.raises(HookError, match="/nonexistent: no such file or directory"):
-        Hooks(record, {"hooks": {"prestart": [script("true")]}}).run_before_create(1, os.getpid())
+        Hooks(record, {"hooks": {"prestart": [script("true")]}}).run_before_create(os.getpid())
 
 
 def test_the_last_of_an_endless_output_is_kept() -> None:
@@ -87,13 +87,13 @@ def test_the_last_of_an_endless_output_is_kept() -> None:
 def test_a_long_state_is_told_whole_to_who_reads_and_not_to_who_does_not(tmp_path: Path) -> None:
     record = Record("c1", "/", "/", "now", "c1", annotations={"long": "x" * (1 << 20)})
     entries = [script("true"), script("exec <&-; sleep 0.1"), script(f"cat > {tmp_path}/state")]
-    Hooks(record, {"hooks": {"prestart": entries}}).run_before_create(1, os.getpid())
+    Hooks(record, {"hooks": {"prestart": entries}}).run_before_create(os.getpid())
     assert len(json.loads((tmp_path / "state").read_text())["annotations"]["long"]) == 1 << 20
 
 
 def test_no_descriptor_is_left(tmp_path: Path) -> None:
     before = os.listdir("/proc/self/fd")
-    hooks(prestart=[script("true")]).run_before_create(1, os.getpid())
+    hooks(prestart=[script("true")]).run_before_create(os.getpid())
     failure(script("sleep 100 & exit 1"))
     failure({"path": "/nonexistent"})
     assert os.listdir("/proc/self/fd") == before
