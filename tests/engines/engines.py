@@ -274,7 +274,7 @@ class Podman(Engine):
     def _settings(self) -> str:
         return f"""
 [containers]
-default_ulimits = ["nofile=1024:20000", "nproc=1024:4096"]
+default_ulimits = ["nofile=20000:20000", "nproc=4096:4096"]
 
 [engine]
 cgroup_manager = "cgroupfs"
