@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from vruntime.errors import HostError
 from vruntime.spawn import Child, spawn
@@ -27,6 +28,12 @@ class IdMapping:
 
     recursive: bool
     """Whether the mounts below are mapped as well."""
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> IdMapping:
+        """One that has been JSON, which has lists in place of tuples."""
+        uids, gids = (tuple(tuple(entry) for entry in wire[key]) for key in ("uids", "gids"))
+        return cls(uids, gids, wire["recursive"])
 
     def open_namespace(self) -> int:
         """A descriptor of a new user namespace with these mappings, which nobody is in.

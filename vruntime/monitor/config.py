@@ -47,7 +47,7 @@ class Bind:
     def from_wire(cls, wire: Mapping[str, Any]) -> Bind:
         """The inverse of `to_wire`."""
         mapping = wire["id_mapping"]
-        return cls(**{**wire, "id_mapping": mapping and IdMapping(**mapping)})
+        return cls(**{**wire, "id_mapping": mapping and IdMapping.from_wire(mapping)})
 
 
 @dataclass(frozen=True)
