@@ -265,7 +265,7 @@ def test_in_the_network_of_another_nothing_is_set(vm: Guest) -> None:
     code, message = refusal(vm.configure, "a", first())
     assert (code, message) == (
         grpc.StatusCode.FAILED_PRECONDITION,
-        'container "a" has no network namespace of its own',
+        'container "a" has no network namespace',
     )
 
 
