@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,6 +170,43 @@ def test_detached(any_runtime: Runtime, bundles: Bundles, tmp_path: Path) -> Non
     eventually((bundle / "rootfs/got").exists)
     eventually(lambda: len(json.loads(any_runtime("ps", "-f", "json", container).stdout)) == 1)
     assert any_runtime.state(container)["status"] == "running"
+
+
+# Adopts what its children leave, as containerd's shim does. Its arguments: the pids of init and of an exec'ed process,
+# each in a file, then the command lines to carry out, each after a "--".
+ENDS = """
+import ctypes, itertools, os, subprocess, sys, time
+PR_SET_CHILD_SUBREAPER = 36
+assert ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+*files, mark = sys.argv[1:4]
+for is_mark, command in itertools.groupby(sys.argv[4:], lambda word: word == mark):
+    if not is_mark:
+        subprocess.run(list(command), check=True, stdin=subprocess.DEVNULL)
+init, added = (int(open(file).read()) for file in files)
+os.waitid(os.P_PID, added, os.WEXITED | os.WNOWAIT)
+time.sleep(0.3)
+print("init is held back:", os.waitid(os.P_PID, init, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None)
+print(*(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) % 256 for pid in (added, init)))
+"""
+
+
+def test_the_end_of_init_is_the_last_to_show(any_runtime: Runtime, bundles: Bundles, tmp_path: Path) -> None:
+    """Also where both end at once: an engine that heard of init first would not look for the others any more."""
+    container_id, bundle = any_runtime.new_id(), bundles.busybox(*FOREVER)
+    files = [str(tmp_path / name) for name in ("init", "added")]
+    commands = [
+        ["create", "--bundle", str(bundle), "--pid-file", files[0], container_id],
+        ["start", container_id],
+        ["exec", "--detach", "--pid-file", files[1], container_id, *FOREVER],
+        ["kill", container_id, "KILL"],
+    ]
+    lines = [word for command in commands for word in ("--", *any_runtime.command(*command))]
+    result = subprocess.run(
+        [sys.executable, "-c", ENDS, *files, *lines], capture_output=True, text=True, timeout=60, check=True
+    )
+    held, codes = result.stdout.splitlines()[-2:]
+    assert held == "init is held back: True"
+    assert codes in ("137 137", f"{-9 % 256} {-9 % 256}")
 
 
 def test_many_at_once(any_runtime: Runtime, bundles: Bundles) -> None:

@@ -25,8 +25,10 @@ from vruntime.monitor.events import EventLog
 from vruntime.monitor.network import ContainerNetwork
 from vruntime.monitor.oom import HostOom
 from vruntime.monitor.sandbox import Sandbox
+from vruntime.monitor.shims import Shims
 from vruntime.monitor.stdio import STDERR, STDIN, STDOUT, Input, Output
 from vruntime.oci import resources as oci_resources
+from vruntime.spawn import Identity
 from vruntime.store import Store
 
 T = TypeVar("T")
@@ -278,7 +280,7 @@ class Container:
         self._sandbox = sandbox
         self._store = store
         self._processes: dict[str, GuestProcess] = {}
-        self._shims: dict[str, int] = {}
+        self._shims = Shims()
         self._next = 1
         self._before_pause = record.status
         self._goes_on = asyncio.Event()
@@ -364,12 +366,9 @@ class Container:
             raise
 
     async def exec(
-        self, oci_process: bytes, fds: Mapping[str, int], *, terminal: bool, wait_for_resume: bool, shim: int
+        self, oci_process: bytes, fds: Mapping[str, int], *, terminal: bool, wait_for_resume: bool, shim: Identity
     ) -> None:
-        """Adds a process, which then lives by itself; to a paused container once it goes on, if that is wanted.
-
-        `shim` is its pid on the host.
-        """
+        """Adds a process, which then lives by itself; to a paused container once it goes on, if that is wanted."""
         guest = self._process(f"exec-{self._next}", fds, terminal=terminal)
         process = guest.process
         self._next += 1
@@ -384,13 +383,12 @@ class Container:
             raise
         await guest.begin()
         self._processes[process.process_id] = guest
-        self._shims[process.process_id] = shim
+        self._shims.add(shim)
         guest.exit_code.add_done_callback(lambda _: asyncio.ensure_future(self._reap(guest)))
 
     async def _reap(self, guest: GuestProcess) -> None:
         guest.finish(guest.exit_code.result())
         self._processes.pop(guest.process.process_id, None)
-        self._shims.pop(guest.process.process_id, None)
         await guest.streams_end()
         with suppress(AgentError, SandboxError):
             await self._sandbox.guard(self._sandbox.agent.forget(guest.process))
@@ -459,7 +457,7 @@ class Container:
     def pids(self) -> list[int]:
         """The pids on the host of the processes that it was asked to run."""
         init = [] if self.record.shim is None else [self.record.shim.pid]
-        return [*init, *self._shims.values()]
+        return [*init, *self._shims.pids()]
 
     async def processes(self) -> list[dict[str, Any]]:
         """The container's processes."""
@@ -474,6 +472,7 @@ class Container:
             if guest is not init:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(asyncio.shield(guest.exit_code), KILL_TIMEOUT)
+        await self._shims.taken()
         try:
             self.note(status=Status.STOPPED, exit_code=code, error=self._sandbox.obituary())
         except HostError as error:  # a full disk, say: that we are gone will show that the container has stopped

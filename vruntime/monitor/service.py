@@ -252,7 +252,7 @@ class Service:
             fds,
             terminal="terminal" in fds,
             wait_for_resume=request["wait_for_resume"],
-            shim=request["shim"]["pid"],
+            shim=Identity(**request["shim"]),
         )
         return {}
 
