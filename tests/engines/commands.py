@@ -143,4 +143,69 @@ DOCKER = (
     works("dockerd restarted (live-restore)", "containers_survive_their_daemon"),
 )
 
-ENGINES = {"Docker": DOCKER}
+PODMAN = (
+    works("run, -d, --rm, -i; exit codes 0 to 255", "exit_code_and_streams"),
+    works("run of what is not there or cannot be executed: 127, 126, 125", "failures"),
+    works(
+        "run --init --read-only --tmpfs --cap-add --cap-drop --security-opt seccomp=… --ulimit --sysctl --volume",
+        "what_a_container_is_given",
+    ),
+    works("run --memory --cpus --pids-limit", "what_a_container_is_given"),
+    works("secret, run --secret", "a_secret"),
+    differs(
+        "run --privileged",
+        "privileged in the guest alone, with the guest's devices",
+        "privileged_is_so_in_the_guest_alone",
+    ),
+    refused("run --network host, --device of the host", "neither is in the guest", "failures"),
+    works("exec, -i, -d; exit codes", "exec"),
+    works("logs, attach", "logs_and_attach"),
+    works("stop, kill, wait, events, start", "stop_kill_wait_and_events"),
+    works("run --restart on-failure:N", "restart_on_failure"),
+    works("run --health-cmd, healthcheck run", "a_health_check"),
+    works("run --sdnotify conmon", "ready_as_a_container_says"),
+    works("ps, stats, diff", "looking_at_a_container", note="figures are those of the whole machine on the host"),
+    differs(
+        "top",
+        "shows nothing; with options of ps(1), as in `top CONTAINER -ef`, the container's own ps is run",
+        "looking_at_a_container",
+    ),
+    works("pause, unpause, update, rename", "changing_a_container"),
+    works("cp both ways", "copying_changes_nothing_of_the_host", note="not to what is mounted in the guest alone"),
+    works("commit, export", "commit_and_export"),
+    works("build, by buildah", "build"),
+    works(
+        "network create, connect, disconnect; names; run --publish; --network none",
+        "networks",
+    ),
+    works(
+        "pod create --publish, start, stop, pause, kill, restart, stats, rm; run --pod",
+        "a_pod_has_one_network_and_name life_of_a_pod one_container_of_a_pod_is_restarted",
+        note="one machine for a pod: its memory is that of the infra container's limit, or vm.memory",
+    ),
+    works("pod create --share pid", "a_shared_process_tree"),
+    works("run --network container:…, with --pid and --ipc container:…", "joined_to_a_container"),
+    refused(
+        "run --pid or --ipc container:… with a network of its own",
+        "a machine has one network",
+        "joined_to_a_container",
+    ),
+    works("kube play, kube down: ConfigMap, hostPath, emptyDir", "kube_play"),
+    works("generate systemd", "generated_units"),
+    refused("container checkpoint", "the processes are out of CRIU's reach", "checkpoint_is_refused"),
+)
+
+CONTAINERD = (
+    works("run, --rm, -d; exit codes and errors", "exit_codes_and_failures"),
+    works("run --read-only --memory-limit --mount --device of the guest's", "what_a_container_is_given"),
+    differs("run --privileged", "privileged in the guest alone", "privileged_is_so_in_the_guest_alone"),
+    refused("run --net-host", "the host's network is not the guest's", "exit_codes_and_failures"),
+    works("run --cni", "a_network_by_cni", note="one interface"),
+    works("tasks kill, pause, resume, delete, list", "life_of_a_task"),
+    works("tasks exec; exit codes and errors", "exec"),
+    works("tasks metrics, ps", "looking_at_a_task", note="figures are those of the whole machine on the host"),
+    works("events: exit, oom", "events_of_an_end"),
+    refused("tasks checkpoint", "the processes are out of CRIU's reach", "looking_at_a_task"),
+)
+
+ENGINES = {"Docker": DOCKER, "Podman": PODMAN, "containerd": CONTAINERD}

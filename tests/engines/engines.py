@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -268,8 +268,16 @@ class Podman(Engine):
     def remove_all(self) -> None:
         self("pod", "rm", "--all", "--force", "--time", "0")
         self("rm", "--all", "--force", "--volumes", "--time", "0")
+        self._remove_groups_of_pods()
         for kind in ("volume", "network"):
             self(kind, "prune", "--force")
+
+    def _remove_groups_of_pods(self) -> None:
+        """Podman leaves those in hierarchies that limit nothing, whatever the runtime."""
+        for name in ("systemd", "unified"):
+            for directory in self.namespaces.path(f"/sys/fs/cgroup/{name}").glob("libpod_parent/*"):
+                with suppress(OSError):  # Podman still ends in its own
+                    directory.rmdir()
 
     def _settings(self) -> str:
         return f"""
