@@ -167,6 +167,14 @@ def test_a_macvlan_network(docker: Docker) -> None:
         subprocess.run(docker.namespaces.command("ip", "link", "del", "lan0"), check=True)
 
 
+def test_the_network_of_another_container(docker: Docker) -> None:
+    """Which is in the same machine then."""
+    server = serve(docker)
+    command = ("sh", "-c", "until wget -q -O - http://127.0.0.1:8080/; do :; done; cat /proc/sys/kernel/random/boot_id")
+    result = docker("run", "--rm", "--network", f"container:{server}", docker.busybox(), *command)
+    assert result.stdout == f"served by {server[:12]}\n" + inside(docker, server, "cat /proc/sys/kernel/random/boot_id")
+
+
 def test_no_network(docker: Docker) -> None:
     result = docker("run", "--rm", "--network", "none", docker.busybox(), "ip", "-o", "link")
     assert [line.split(":")[1].strip() for line in result.stdout.splitlines()] == ["lo"]
