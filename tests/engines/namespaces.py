@@ -11,13 +11,21 @@ from pathlib import Path
 # Only the first cgroup namespace (its number is the kernel's constant) can mount what nobody has mounted.
 _PREPARE = """
 set -e
+# Whoever had it in version 2 may be gone for some time before the kernel lets go of it. Our own runtime does without.
+mount_controller() {
+    mkdir -p $2
+    for attempt in $(seq 30); do
+        ! mount -t cgroup -o $1 $1 $2 2>/dev/null || return 0
+        { echo -$1 >/sys/fs/cgroup/unified/cgroup.subtree_control; } 2>/dev/null || true
+        sleep 0.1
+    done
+    rmdir $2
+}
 for controller in hugetlb net_cls net_prio perf_event; do
     directory=/sys/fs/cgroup/$controller
     [ ! -e /sys/fs/cgroup/cgroup.controllers ] || break
     [ "$(readlink /proc/self/ns/cgroup)" = cgroup:[4026531835] ] || break
-    ! mountpoint --quiet $directory || continue
-    mkdir -p $directory
-    mount -t cgroup -o $controller $controller $directory
+    mountpoint --quiet $directory || mount_controller $controller $directory
 done
 mount -t tmpfs -o mode=755 tmpfs /run
 ip link set lo up
