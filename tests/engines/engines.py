@@ -78,6 +78,11 @@ class Engine(ABC):
             finally:
                 process.kill()
 
+    def terminal(self, *arguments: str) -> pexpect.spawn[str]:
+        """Starts a command of the client on a terminal of 30 rows and 100 columns."""
+        program, *rest = self.command(*arguments)
+        return pexpect.spawn(program, rest, env=self.environment, dimensions=(30, 100), encoding="utf-8", timeout=30)
+
     def using(self, runtime: str) -> Engine:
         """The same engine, with another runtime for what it runs."""
         other = copy.copy(self)
@@ -179,11 +184,6 @@ class Docker(Engine):
     def inspect(self, container: str, template: str) -> str:
         """One fact of a container, by its place in what `inspect` knows."""
         return str(self("inspect", "--format", "{{" + template + "}}", container).stdout.strip())
-
-    def terminal(self, *arguments: str) -> pexpect.spawn[str]:
-        """Starts a command of the client on a terminal of 30 rows and 100 columns."""
-        program, *rest = self.command(*arguments)
-        return pexpect.spawn(program, rest, env=self.environment, dimensions=(30, 100), encoding="utf-8", timeout=30)
 
     def compose(self, directory: Path, *arguments: str, timeout: float = 2 * DEADLINE) -> Result:
         """Runs docker-compose with the file in a directory."""

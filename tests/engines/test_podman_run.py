@@ -176,13 +176,21 @@ def test_a_health_check(podman: Podman) -> None:
     podman("healthcheck", "run", "healthy")
 
 
-def test_ready_as_a_container_says(podman: Podman, tmp_path: Path) -> None:
+SAY_READY = """
+import os, socket
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+    notify.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+"""
+
+
+@pytest.mark.parametrize("who", ["conmon", "container"])
+def test_ready_as_a_container_says(podman: Podman, who: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(podman.directory / "manager.sock"))
         manager.settimeout(60)
         podman.environment["NOTIFY_SOCKET"] = str(podman.directory / "manager.sock")
         try:
-            podman("run", "--rm", "--sdnotify", "conmon", podman.busybox(), "true")
+            podman("run", "--rm", "--sdnotify", who, podman.debian(), "python3", "-c", SAY_READY)
         finally:
             del podman.environment["NOTIFY_SOCKET"]
         said = manager.recv(4096)
