@@ -208,9 +208,14 @@ class Docker(Engine):
         eventually(self._answers, timeout=DEADLINE)
 
     def kill_daemon(self) -> None:
-        """Kills dockerd alone, which leaves its containerd and the containers."""
+        """Kills dockerd, with which the kernel ends its containerd; the containers stay.
+
+        Waits until that has been reaped: the next dockerd takes a dead one for one that runs.
+        """
+        containerd = (self.directory / "exec/containerd/containerd.pid").read_text()
         self.process.kill()
         self.process.wait()
+        becomes(Path("/proc", containerd).exists, False, DEADLINE)
 
     def load(self, name: str, rootfs: Path) -> None:
         self("import", "-", name, input=archive(rootfs), text=False)
