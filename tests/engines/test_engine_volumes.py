@@ -110,5 +110,5 @@ def test_a_parent_cgroup(docker: Docker) -> None:
     groups = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
     assert all(path.endswith(f"/own-parent/{identity}") for _, _, path in groups)
     docker("rm", "--force", "one")
-    for parent in Path("/sys/fs/cgroup").rglob("own-parent"):  # which Docker leaves
+    for parent in list(docker.namespaces.path("/sys/fs/cgroup").rglob("own-parent")):  # which Docker leaves
         parent.rmdir()

@@ -74,9 +74,16 @@ def _processes() -> frozenset[str]:
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             program = command.split(" ", 2)
             shown = (entry / "comm").read_text()  # which is the shim's own, where its command line is the container's
-            if _OURS.search(shown + " ".join(program[:2])) or "vruntime.monitor" in command:
+            ours = _OURS.search(shown + " ".join(program[:2])) or "vruntime.monitor" in command
+            if ours and not _waits_for_init(entry):
                 found.add(f"{entry.name} {command[:120]}")
     return frozenset(found)
+
+
+def _waits_for_init(process: Path) -> bool:
+    """Whether it has ended, and the host's first process takes its time to notice."""
+    state, parent = (process / "stat").read_text().rpartition(")")[2].split()[:2]
+    return (state, parent) == ("Z", "1")
 
 
 def _column(path: Path, column: int) -> frozenset[str]:
