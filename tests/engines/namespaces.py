@@ -9,19 +9,20 @@ from pathlib import Path
 
 # Controllers of cgroup v1 that a host leaves out: version 2 would keep them, and a mixture is what some engines refuse.
 # Only the first cgroup namespace (its number is the kernel's constant) can mount what nobody has mounted.
-_PREPARE = """
+CONTROLLERS = ("hugetlb", "net_cls", "net_prio", "perf_event")
+_PREPARE = f"""
 set -e
 # Whoever had it in version 2 may be gone for some time before the kernel lets go of it. Our own runtime does without.
-mount_controller() {
+mount_controller() {{
     mkdir -p $2
     for attempt in $(seq 30); do
         ! mount -t cgroup -o $1 $1 $2 2>/dev/null || return 0
-        { echo -$1 >/sys/fs/cgroup/unified/cgroup.subtree_control; } 2>/dev/null || true
+        {{ echo -$1 >/sys/fs/cgroup/unified/cgroup.subtree_control; }} 2>/dev/null || true
         sleep 0.1
     done
     rmdir $2
-}
-for controller in hugetlb net_cls net_prio perf_event; do
+}}
+for controller in {" ".join(CONTROLLERS)}; do
     directory=/sys/fs/cgroup/$controller
     [ ! -e /sys/fs/cgroup/cgroup.controllers ] || break
     [ "$(readlink /proc/self/ns/cgroup)" = cgroup:[4026531835] ] || break
@@ -71,8 +72,18 @@ class Namespaces:
 
     def end(self) -> None:
         """Lets go of them; what was mounted within is gone with the last process."""
+        self._remove_groups()
         self._holder.kill()
         self._holder.wait()
+
+    def _remove_groups(self) -> None:
+        """Those that engines leave in hierarchies which are mounted here alone, and which the kernel would keep."""
+        for controller in CONTROLLERS:
+            name = f"/sys/fs/cgroup/{controller}"
+            if not os.path.ismount(name):
+                for directory, _, _ in os.walk(self.path(name), topdown=False):
+                    with suppress(OSError):  # the root, or what another engine still has
+                        os.rmdir(directory)
 
     @staticmethod
     def _identity(pid: str, kind: str) -> str:
