@@ -144,7 +144,7 @@ def copy_program(program: str, root: Path) -> None:
 def _initramfs(directory: Path, script: str, programs: Sequence[str]) -> str:
     """Busybox and other programs, and the script as the first process."""
     root = directory / "root"
-    for name in ("bin", "dev", "proc", "volume"):
+    for name in ("bin", "dev", "proc", "tmp", "volume"):
         (root / name).mkdir(parents=True)
     shutil.copy("/bin/busybox", root / "bin")
     for program in programs:

@@ -178,7 +178,8 @@ class Bench:
         copy_program(iperf3, self.directory / "bundle/rootfs")
         script = "\n".join(f"{iperf3} -c {SERVER} -t 3 -f m {flag}" for flag in ("", "-R"))
         with wires() as network:
-            bundle = self.bundle("sh", "-ec", script, network=network.path)
+            temporary = {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"}
+            bundle = self.bundle("sh", "-ec", script, mounts=[temporary], network=network.path)
             command = self.vruntime("run", "--bundle", str(bundle), "network")
             server = network.serve(iperf3, "--server")
             ours, bares = [], []
