@@ -30,8 +30,13 @@ only_v1 = pytest.mark.skipif(not V1, reason="this host's control groups are vers
 
 
 def groups_of(pid: int | str) -> dict[str, str]:
+    """In each hierarchy that is mounted here: one that others have for themselves is nobody's to enter."""
     lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
-    return {names: path for _, names, path in (line.split(":", 2) for line in lines)}
+    return {names: path for _, names, path in (line.split(":", 2) for line in lines) if is_mounted(names)}
+
+
+def is_mounted(names: str) -> bool:
+    return any((ROOT / name.removeprefix("name=")).is_dir() for name in names.split(","))
 
 
 def directory(controller: str, path: str) -> Path:
