@@ -14,6 +14,8 @@ from messages import message
 from runtimes import Bundles, Edit, Runtime
 from waiting import becomes, eventually
 
+from vruntime.spawn import Identity
+
 FILES = {"network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
 POD = ("network", "ipc", "uts")
 
@@ -140,7 +142,7 @@ def test_the_others_go_on_without_the_first(pod: Pod) -> None:
     assert pod.ask(first, "hostname") == pod.ask(second, "hostname") == "pod"
     pod.ask(first, "(echo still | nc -l -p 7777) >/dev/null 2>&1 &")
     assert eventually(lambda: pod.ask(second, "nc 127.0.0.1 7777 || true")) == "still"
-    assert not Path(f"/proc/{infra_pid}").exists()
+    assert Identity.of(infra_pid) is None
     late = pod.runtime.start(pod._bundles.busybox("sleep", "1000", edit=sharing(pid_of(pod.runtime, second), *POD)))
     assert pod.ask(late, "hostname") == "pod"
 
