@@ -105,13 +105,9 @@ class SharedMonitor:
         if monitor is None or monitor != neighbour.monitor:
             self.end()
             raise SandboxError(f"the virtual machine of container {neighbour.id} has ended")
-        self.pid = monitor.pid
         reply = self.connection.request("join")
         self.sandbox = SandboxConfig.from_wire(reply["sandbox"])
         self.share: str = reply["share"]
-
-    def launched(self) -> None:
-        """It is."""
 
     def create(self, request: dict[str, Any], fds: Mapping[str, int]) -> dict[str, Any]:
         """Has it make the container; waits until the container is there."""
