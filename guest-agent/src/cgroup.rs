@@ -110,17 +110,14 @@ impl Cgroup {
         }
     }
 
-    /// Moves a process in. A container that manages cgroups itself may have left none for processes at its top: then to
-    /// where its init is.
+    /// Moves a process in: beside the container's init, which may have made groups of its own and moved to one of them.
+    /// A process at their top would then keep the controllers from them, or be refused there: a cgroup has either
+    /// processes or controllers for those below it.
     pub fn add(&self, process: Pid, init: Option<Pid>) -> Result<()> {
         let join = |directory: &Path| fs::write(directory.join("cgroup.procs"), process.to_string());
-        let result = match (join(&self.path), init) {
-            (Err(error), Some(init)) if error.kind() == io::ErrorKind::ResourceBusy => {
-                self.directory_of(init).and_then(|directory| join(&directory))
-            }
-            (result, _) => result,
-        };
-        result.map_err(|error| Error::kernel(format!("move a process to {}", self.path.display()), error))
+        let beside = |init| self.directory_of(init).and_then(|directory| join(&directory));
+        init.map_or_else(|| join(&self.path), |init| beside(init).or_else(|_| join(&self.path)))
+            .map_err(|error| Error::kernel(format!("move a process to {}", self.path.display()), error))
     }
 
     /// The cgroup of a process of this container.
