@@ -68,7 +68,8 @@ class _Order:
     log: Log
     id: str
     options: Options
-    preserved: dict[str, int]
+    given: dict[str, int]
+    """Descriptors beyond the standard streams, by their names: the preserved ones, and a socket to be notified."""
     config: OciConfig
     store: Store
     undo: ExitStack
@@ -82,14 +83,15 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
     began = time.monotonic()
     check_id(container_id)
     _refuse_socket_activation()
-    preserved = descriptors.preserved(options.preserve_fds)
+    given = descriptors.preserved(options.preserve_fds)
     monitor = Monitor.start(container_id)  # its interpreter starts beside our checks
     undo.callback(monitor.end)
     config = load_config(options.bundle / CONFIG_FILE)
     terminal.check_console(terminal=config.terminal, detach=options.detach, console_socket=options.console_socket)
     for warning in config.warnings:
         log.warning(warning)
-    order = _Order(globals_, log, container_id, options, preserved, config, Store(globals_.root), undo)
+    given |= _notify_socket(config)
+    order = _Order(globals_, log, container_id, options, given, config, Store(globals_.root), undo)
     joined = joining.find(order.store, config)
     if joined is None:
         created = _create_alone(order, monitor)
@@ -98,6 +100,17 @@ def create(globals_: Globals, log: Log, container_id: str, options: Options, und
         created = _create_beside(order, joined)
     log.debug(f"phase create: {_milliseconds(began)} ms in all")
     return created
+
+
+def _notify_socket(config: OciConfig) -> dict[str, int]:
+    """The one that config.json brings, unless our caller has one, which stands for the container's start too."""
+    place = config.notify_socket
+    if place is None or os.environ.get("NOTIFY_SOCKET"):
+        return {}
+    from vruntime.notify import connect_bound  # noqa: PLC0415  few containers have one
+
+    connected = connect_bound(place)
+    return {} if connected is None else {"notify": connected}
 
 
 def _create_alone(order: _Order, monitor: Monitor) -> Created:
@@ -184,7 +197,7 @@ def _prepare(order: _Order, namespace: Namespace, group: Mapping[str, str]) -> s
         wants_terminal=order.config.terminal,
         console_socket=order.options.console_socket,
         size=_console_size(order.config),
-        preserved=order.preserved,
+        given=order.given,
         command=order.config.process.args,
         shim_place=_namespaces_to_find(namespace),
         group=group,
@@ -397,7 +410,7 @@ def _new_record(order: _Order, sandbox_id: str) -> Record:
         annotations=dict(config.annotations),
         owner=os.geteuid(),
         creator=Identity.of(os.getpid()),
-        notify=bool(os.environ.get("NOTIFY_SOCKET")),
+        notify="notify" in order.given or bool(os.environ.get("NOTIFY_SOCKET")),
         hooks=any(config.hooks.values()),
     )
 

@@ -6,13 +6,35 @@ import array
 import os
 import select
 import socket
+from contextlib import ExitStack, suppress
 
+from vruntime import linux
 from vruntime.control import Connection, MonitorSilent
 from vruntime.errors import HostError, NoSuchContainer
 from vruntime.log import Log
+from vruntime.oci.config import BoundSocket
 
 # runc's patience with a service manager that does not acknowledge, in seconds.
 _BARRIER_TIMEOUT = 30.0
+
+
+def connect_bound(place: BoundSocket) -> int | None:
+    """A descriptor of a socket that is connected to the one at that place, or None where none listens for datagrams.
+
+    No symlink below what is bound is followed: a container may have left one there in an earlier life.
+    """
+    with ExitStack() as files, suppress(OSError):  # then the variable names just any path of a volume
+        root = os.open(place.source, os.O_PATH | os.O_CLOEXEC)
+        files.callback(os.close, root)
+        found = root
+        if place.below:
+            resolve = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS
+            found = linux.openat2(root, place.below, flags=os.O_PATH, resolve=resolve)
+            files.callback(os.close, found)
+        sock = files.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC))
+        sock.connect(f"/proc/self/fd/{found}")
+        return sock.detach()
+    return None
 
 
 class ServiceManager:

@@ -70,7 +70,7 @@ def prepare(
     wants_terminal: bool,
     console_socket: Path | None,
     size: tuple[int, int] | None,
-    preserved: dict[str, int],
+    given: dict[str, int],
     command: Sequence[str],
     group: entry.Paths,
     shim_place: AbstractContextManager[None] = _HERE,
@@ -78,11 +78,11 @@ def prepare(
 ) -> Caller:
     """Starts the shim, in the container's group on the host, and opens what the process needs.
 
-    `undo` takes it back when the process does not come to be. `preserved` are the caller's descriptors beyond the
+    `undo` takes it back when the process does not come to be. `given` are descriptors beyond the
     standard streams, by their names; `command` is the process's command line. The shim is started within `shim_place`,
     whose namespaces are its own then.
     """
-    fds = dict(preserved)
+    fds = dict(given)
     master = None
     if wants_terminal:
         master, fds["terminal"] = terminal.open_pair(size or terminal.own_size())

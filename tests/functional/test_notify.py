@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,8 +98,19 @@ def sender(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
-def notifying(bundles: Bundles, sender: Path, script: str, **root: Any) -> Path:
-    bundle = bundles.busybox("sh", "-c", script, edit=lambda config: config["root"].update(root))
+def notifying(bundles: Bundles, sender: Path, script: str, bound: Path | None = None, **root: Any) -> Path:
+    """A bundle that runs a script; `bound` is what is bound for its NOTIFY_SOCKET, a directory or the socket."""
+
+    def edit(config: dict[str, Any]) -> None:
+        config["root"].update(root)
+        if bound is not None:
+            destination = "/run/notify" if bound.is_dir() else "/run/notify/notify.sock"
+            config["process"]["env"].append("NOTIFY_SOCKET=/run/notify/notify.sock")
+            config["mounts"].append(
+                {"destination": destination, "type": "bind", "source": str(bound), "options": ["bind"]}
+            )
+
+    bundle = bundles.busybox("sh", "-c", script, edit=edit)
     shutil.copy(sender, bundle / "rootfs/bin/notify")
     return bundle
 
@@ -196,6 +208,31 @@ def test_a_flood_is_not_passed_on(vruntime: Runtime, bundles: Bundles, sender: P
     subprocess.run(run, env=manager.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
     eventually(lambda: b"READY=1" in manager.lines)
     assert len(manager.datagrams) < 1500
+
+
+@pytest.mark.parametrize("bound", ["bound", "bound/notify.sock"])
+def test_a_socket_that_the_config_binds(
+    any_runtime: Runtime, bundles: Bundles, sender: Path, tmp_path: Path, bound: str
+) -> None:
+    """As Podman lets a container speak to its conmon: nobody waits, and nothing is added to what it says."""
+    (tmp_path / "bound").mkdir()
+    with closing(Manager(f"{tmp_path}/bound/notify.sock")) as manager:
+        bundle = notifying(bundles, sender, "notify READY=1 && ls /run/notify && sleep 1000", tmp_path / bound)
+        container = any_runtime.start(bundle)
+        eventually(lambda: manager.lines == [b"READY=1"])
+        eventually(lambda: (bundle / "create.log").read_text() == "notify.sock\n")
+        assert any_runtime.state(container)["status"] == "running"
+
+
+@pytest.mark.parametrize("manager", ["path"], indirect=True)
+def test_a_link_in_a_volume_leads_to_no_socket(
+    vruntime: Runtime, bundles: Bundles, sender: Path, manager: Manager, tmp_path: Path
+) -> None:
+    (tmp_path / "bound").mkdir()
+    (tmp_path / "bound/notify.sock").symlink_to(manager.environment["NOTIFY_SOCKET"])
+    bundle = notifying(bundles, sender, "notify READY=1; echo $?", tmp_path / "bound")
+    assert vruntime("run", "--bundle", str(bundle), vruntime.new_id()).stdout == b"1\n"
+    assert manager.datagrams == []
 
 
 def test_start_with_a_socket_and_create_without(vruntime: Runtime, bundles: Bundles, manager: Manager) -> None:

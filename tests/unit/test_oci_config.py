@@ -11,7 +11,7 @@ import pytest
 from vruntime.errors import ConfigError
 from vruntime.idmap import IdMapping
 from vruntime.oci import checks
-from vruntime.oci.config import Mount, load_config
+from vruntime.oci.config import BoundSocket, Mount, load_config
 
 
 def faults(bundle) -> tuple[str, ...]:
@@ -552,6 +552,32 @@ def test_the_guest_gets_the_notification_socket(bundle):
     mount = {"destination": "/run/notify", "type": "bind", "source": "/notify/1", "options": options}
     assert guest["mounts"][-1] == mount
     assert guest["process"]["env"][-1] == "NOTIFY_SOCKET=/run/notify/notify.sock"
+
+
+@pytest.mark.parametrize(
+    ("destination", "kind", "place"),
+    [
+        ("/run/notify", "bind", BoundSocket("/run/notify/a.sock", "/dev", "a.sock")),
+        ("/run", "bind", BoundSocket("/run/notify/a.sock", "/dev", "notify/a.sock")),
+        ("/", "bind", BoundSocket("/run/notify/a.sock", "/dev", "run/notify/a.sock")),
+        ("/run/notify/a.sock", "bind", BoundSocket("/run/notify/a.sock", "/dev", "")),
+        ("/run/notif", "bind", None),
+        ("/run/notify", "tmpfs", None),
+    ],
+)
+def test_a_notification_socket_in_a_bind_mount(bundle, destination, kind, place):
+    bundle.set("process.env", ["NOTIFY_SOCKET=elsewhere", "NOTIFY_SOCKET=/run/notify/a.sock"])
+    options = ["bind"] if kind == "bind" else []
+    bundle.set("mounts", [{"destination": destination, "type": kind, "source": "/dev", "options": options}])
+    config = load_config(bundle.write())
+    assert config.notify_socket == place
+    guest = json.loads(config.for_guest("/rootfs", {0: "/shared"}, notify="/notify"))
+    if place is not None:
+        assert guest["process"]["env"] == bundle.document["process"]["env"]
+        assert (guest["mounts"][-1]["source"], guest["mounts"][-1]["destination"]) == (
+            "/notify/notify.sock",
+            "/run/notify/a.sock",
+        )
 
 
 def test_arguments_are_measured_in_bytes(bundle):

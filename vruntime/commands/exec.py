@@ -108,7 +108,7 @@ def _begin(
         wants_terminal=process.terminal,
         console_socket=console_socket,
         size=None,
-        preserved=preserved,
+        given=preserved,
         command=process.args,
         group=entry.paths_of(store, record.id),
         undo=undo,

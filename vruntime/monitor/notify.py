@@ -7,6 +7,7 @@ who else may speak is not for a container to say.
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import struct
@@ -64,10 +65,11 @@ class ServiceManager:
     """The manager at the other end of a socket.
 
     It takes what a process of the service says: until the container is ready that is the command that has started it,
-    which waits for that, and from then on the one that is made the main process.
+    which waits for that, and from then on the one that is made the main process. Without these, one to which the
+    container could speak itself, it is us.
     """
 
-    def __init__(self, sock: socket.socket, starter: int, main_pid: int) -> None:
+    def __init__(self, sock: socket.socket, starter: int | None = None, main_pid: int | None = None) -> None:
         self._socket = sock
         self._speaker = starter
         self._main_pid = main_pid
@@ -82,7 +84,8 @@ class ServiceManager:
         """
         lines = allowed(datagram)
         if SAYS_READY in lines and not self._ready:
-            lines.append(b"MAINPID=%d" % self._main_pid)
+            if self._main_pid is not None:
+                lines.append(b"MAINPID=%d" % self._main_pid)
             while not self._send(b"\n".join(lines)):
                 await writable(self._socket.fileno())
             self._ready, self._speaker = True, self._main_pid
@@ -98,8 +101,9 @@ class ServiceManager:
 
     def _send(self, datagram: bytes) -> bool:
         """Sends it for who speaks for the service; False when the manager has no room for it now."""
-        speaker = (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, _CREDENTIALS.pack(self._speaker, 0, 0))
-        for credentials in ([speaker], []):  # for ourselves, where that process has ended, or we may not speak for it
+        speaker = os.getpid() if self._speaker is None else self._speaker
+        rights = (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, _CREDENTIALS.pack(speaker, 0, 0))
+        for credentials in ([rights], []):  # for ourselves, where that process has ended, or we may not speak for it
             try:
                 self._socket.sendmsg([datagram], credentials, socket.MSG_DONTWAIT)
             except BlockingIOError:

@@ -208,6 +208,8 @@ class Service:
         )
         for mount in brought.values():
             os.close(mount)
+        if "notify" in fds:
+            container.events.forward(ServiceManager(socket.socket(fileno=fds.pop("notify"))))
         config = _as_shared(request["config"], added)
         hook_state = json.dumps(record.hook_state(Status.CREATED, 0)) if record.hooks else ""
         network, resolv_conf = None, request["resolv_conf"]

@@ -22,6 +22,9 @@ from vruntime.oci.process import Process
 NOTIFY_DIRECTORY: Final = "/run/notify"
 """Where a container finds its notification socket, as with runc."""
 
+NOTIFY_SOCKET: Final = "notify.sock"
+"""Its name there."""
+
 DEFAULT_CPU_PERIOD: Final = 100_000
 """Microseconds; the kernel's default for cpu.max."""
 
@@ -108,6 +111,20 @@ class NamedNamespace:
 
 
 @dataclass(frozen=True)
+class BoundSocket:
+    """The place of a socket that config.json brings into the container by a bind mount."""
+
+    destination: str
+    """Its path in the container."""
+
+    source: str
+    """What is bound: a path of the host."""
+
+    below: str
+    """Its path from there, or empty where it is bound itself."""
+
+
+@dataclass(frozen=True)
 class OciConfig:
     """A config.json (runtime-spec 1.2, config.md) that has passed every check."""
 
@@ -179,6 +196,18 @@ class OciConfig:
         return next((mount.source for mount in mounts), None)
 
     @property
+    def notify_socket(self) -> BoundSocket | None:
+        """Where a bind mount has the process's NOTIFY_SOCKET, if one does; whether a socket is there is not looked at.
+
+        So does Podman let a container speak to its conmon.
+        """
+        path = self.process.environment.get("NOTIFY_SOCKET", "")
+        above = [mount for mount in self.mounts if f"{path}/".startswith(f"{mount.destination.rstrip('/')}/")]
+        if not path.startswith("/") or not above or not above[-1].is_bind:
+            return None
+        return BoundSocket(path, above[-1].source, path[len(above[-1].destination.rstrip("/")) + 1 :])
+
+    @property
     def hooks(self) -> Mapping[str, list[Json]]:
         """The programs to be run at points of the container's life, by their kinds."""
         return mapping(self.document, "hooks")
@@ -232,7 +261,8 @@ class OciConfig:
         `rootfs` is the guest's path of the root filesystem; `bind_sources` has the guest's path
         for the index of each bind mount that is shared; `vcpus` is the number of the machine's CPUs;
         `notify` is the guest's path of the directory with the container's notification socket, if it
-        has one. What concerns the host alone is left out.
+        has one: that is mounted where the environment has it already, or is told of it. What concerns
+        the host alone is left out.
         """
         guest: Json = {
             "ociVersion": self.oci_version,
@@ -245,12 +275,12 @@ class OciConfig:
         if hooks := self.hooks.get("startContainer"):
             guest["hooks"] = {"startContainer": hooks}
         if notify is not None:
-            options = ["bind", "nosuid", "noexec", "nodev", "ro"]
-            guest["mounts"].append(
-                {"destination": NOTIFY_DIRECTORY, "type": "bind", "source": notify, "options": options}
-            )
-            variable = f"NOTIFY_SOCKET={NOTIFY_DIRECTORY}/notify.sock"
-            guest["process"]["env"] = [*guest["process"].get("env", ()), variable]
+            bound = self.notify_socket
+            places = (NOTIFY_DIRECTORY, notify) if bound is None else (bound.destination, f"{notify}/{NOTIFY_SOCKET}")
+            guest["mounts"].append(_guest_notify_mount(*places))
+            if bound is None:
+                variable = f"NOTIFY_SOCKET={NOTIFY_DIRECTORY}/{NOTIFY_SOCKET}"
+                guest["process"]["env"] = [*guest["process"].get("env", ()), variable]
         return json.dumps(guest, ensure_ascii=False, separators=(",", ":")).encode()
 
     def _mount(self, index: int, mount: Json) -> Mount:
@@ -318,6 +348,11 @@ def _guest_mount(mount: Mount, bind_sources: Mapping[int, str]) -> Json:
 
 def _ranges(mappings: list[Json]) -> tuple[tuple[int, int, int], ...]:
     return tuple((entry["containerID"], entry["hostID"], entry["size"]) for entry in mappings)
+
+
+def _guest_notify_mount(destination: str, source: str) -> Json:
+    options = ["bind", "nosuid", "noexec", "nodev", "ro"]
+    return {"destination": destination, "type": "bind", "source": source, "options": options}
 
 
 def _guest_linux(linux: Json, vcpus: int) -> Json:

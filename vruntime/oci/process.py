@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -46,6 +46,11 @@ class Process:
     def args(self) -> tuple[str, ...]:
         """The command line; never empty."""
         return tuple(self.document["args"])
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Its variables; of one that is set twice the last value, as a shell has it."""
+        return dict(variable.split("=", 1) for variable in self.document.get("env", ()))
 
     @property
     def cwd(self) -> str:
