@@ -186,7 +186,7 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
 @pytest.mark.parametrize(
     ("who", "command"), [("conmon", ["sh", "-c", "! env | grep NOTIFY"]), ("container", ["python3", "-c", SAY_READY])]
 )
-def test_ready_as_conmon_or_the_container_says(podman: Podman, tmp_path: Path, who: str, command: list[str]) -> None:
+def test_ready_as_a_container_says(podman: Podman, tmp_path: Path, who: str, command: list[str]) -> None:
     address = str(tmp_path / "manager.sock")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(address)
