@@ -1,7 +1,8 @@
 //! The namespaces of a container (runtime-spec: config-linux.md, "Namespaces").
 //!
-//! A network namespace begins with the loopback interface up; the agent adds the others. Each container has a mount and a cgroup namespace, listed or not: what it would share without is the agent's
-//! mounts and its division of the guest, which are nothing of the host's and no business of a container.
+//! A network namespace begins with the loopback interface up; the agent adds the others. Each container has a mount and
+//! a cgroup namespace, listed or not: what it would share without is the agent's mounts and its division of the guest,
+//! which are nothing of the host's and no business of a container.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
