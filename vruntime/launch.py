@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vruntime import accelerator, descriptors, joining, namespaces, streams, terminal, view
-from vruntime.cgroups.group import Group, is_rootless
-from vruntime.cgroups.limits import Overhead
+from vruntime import descriptors, joining, namespaces, plan, streams, terminal, view
+from vruntime.cgroups.group import Group
 from vruntime.container import CONFIG_FILE, Record, now
 from vruntime.control import MAX_FDS, Connection
 from vruntime.errors import ConfigError, ContainerError, HostError, VruntimeError
@@ -23,19 +22,15 @@ from vruntime.hooks import CREATING, Hooks
 from vruntime.joining import Joined
 from vruntime.log import Log
 from vruntime.monitor import share
-from vruntime.monitor.config import GUEST_NOTIFY_PATH, GUEST_PATH, Bind, Overlay, SandboxConfig
+from vruntime.monitor.config import GUEST_NOTIFY_PATH, GUEST_PATH, Bind, Overlay
 from vruntime.monitors import Monitor, SharedMonitor
 from vruntime.network import traces
 from vruntime.network.namespace import Namespace
 from vruntime.oci.config import NOTIFY_DIRECTORY, OciConfig, load_config
 from vruntime.remove import remove
-from vruntime.settings import VmSettings
 from vruntime.spawn import Identity
 from vruntime.store import Store, check_id
 from vruntime.vm.machine import Machine
-
-# What the guest itself boots in, in bytes.
-LEAST_MEMORY = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -116,8 +111,8 @@ def _notify_socket(config: OciConfig) -> dict[str, int]:
 def _create_alone(order: _Order, monitor: Monitor) -> Created:
     """In a virtual machine of its own."""
     config, log, undo = order.config, order.log, order.undo
-    sandbox = _sandbox_config(order)
-    group = _plan_group(order, sandbox.machine)
+    sandbox = plan.sandbox(order.globals_.settings, config, order.id, order.store.sandbox(order.id))
+    group = plan.group(order.globals_, config, order.id, sandbox.machine)
     namespace = _network_namespace(order)
     undo.callback(namespace.close)
 
@@ -152,7 +147,7 @@ def _create_beside(order: _Order, joined: Joined) -> Created:
     undo.callback(monitor.end)
     machine = monitor.sandbox.machine
     _check_fits(order, joined, machine)
-    group = _plan_group(order, machine)
+    group = plan.group(order.globals_, order.config, order.id, machine)
     path, hooks_fill = order.config.network_namespace, _has_early_hooks(order.config)
     namespace = Namespace.without_devices(path, filled_by_hooks=hooks_fill)
     undo.callback(namespace.close)
@@ -285,48 +280,6 @@ def _refuse_socket_activation() -> None:
         )
 
 
-def _check_installed(vm: VmSettings) -> None:
-    for name in ("qemu", "kernel", "initramfs", "virtiofsd"):
-        path: Path = getattr(vm, name)
-        if not path.is_file():
-            raise HostError(f"vm.{name}: {path} does not exist", hint="`vruntime check` tells how to mend the host")
-
-
-def _sandbox_config(order: _Order) -> SandboxConfig:
-    settings, config = order.globals_.settings, order.config
-    vm = settings.vm
-    _check_installed(vm)
-    return SandboxConfig(
-        id=order.id,
-        directory=order.store.sandbox(order.id),
-        machine=Machine(
-            name=order.id,
-            qemu=str(vm.qemu),
-            kernel=str(vm.kernel),
-            initramfs=str(vm.initramfs),
-            accelerator=accelerator.choose(settings),
-            memory=_memory(vm, config),
-            vcpus=_vcpus(vm, config),
-            tsc_khz=accelerator.tsc_khz(),
-            extra_kernel_parameters=vm.kernel_parameters,
-        ),
-        virtiofsd=str(vm.virtiofsd),
-        boot_timeout=settings.agent.boot_timeout,
-        request_timeout=settings.agent.request_timeout,
-    )
-
-
-def _plan_group(order: _Order, machine: Machine) -> Group:
-    vm = order.globals_.settings.vm
-    return Group.plan(
-        order.config.cgroups_path,
-        order.id,
-        Overhead(machine.memory, guest=vm.memory_overhead, helpers=vm.host_overhead, vcpus=machine.vcpus),
-        systemd=order.globals_.systemd_cgroup,
-        rootless=is_rootless(order.globals_.rootless),
-    )
-
-
 def _remove_group(group: Group, log: Log) -> None:
     """Takes back a group whose container has not come to be; what it cannot remove is said beside the cause."""
     try:
@@ -340,22 +293,6 @@ def _remove_traces(directory: Path, log: Log) -> None:
         traces.remove(directory)
     except HostError as error:
         log.warning(str(error))
-
-
-def _memory(vm: VmSettings, config: OciConfig) -> int:
-    """The guest's memory: the container's limit and what the guest itself needs, at most what the host has."""
-    if config.memory_limit is None:
-        return vm.memory
-    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    wanted = max(LEAST_MEMORY, min(config.memory_limit + vm.memory_overhead, host))
-    return -(-wanted >> 20) << 20
-
-
-def _vcpus(vm: VmSettings, config: OciConfig) -> int:
-    """Enough for what the container may use, at most what the host has."""
-    if config.cpu_count is None:
-        return vm.vcpus
-    return max(1, min(config.cpu_count, os.cpu_count() or 1))
 
 
 def _console_size(config: OciConfig) -> tuple[int, int] | None:
