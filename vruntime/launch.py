@@ -29,7 +29,7 @@ from vruntime.network.namespace import Namespace
 from vruntime.oci.config import NOTIFY_DIRECTORY, OciConfig, load_config
 from vruntime.remove import remove
 from vruntime.spawn import Identity
-from vruntime.store import Store, check_id
+from vruntime.store import Store
 from vruntime.vm.machine import Machine
 
 
@@ -70,17 +70,17 @@ class _Order:
     undo: ExitStack
 
 
-def create(globals_: Globals, log: Log, container_id: str, options: Options, undo: ExitStack) -> Created:
+def create(
+    globals_: Globals, log: Log, container_id: str, options: Options, monitor: Monitor, undo: ExitStack
+) -> Created:
     """Makes a container; `undo` takes everything back unless it is dismissed.
 
-    Raises VruntimeError; nothing exists before config.json, the flags and the host have been checked.
+    The monitor has been started, and waits beside our checks. Raises VruntimeError; nothing exists before config.json,
+    the flags and the host have been checked.
     """
     began = time.monotonic()
-    check_id(container_id)
     _refuse_socket_activation()
     given = descriptors.preserved(options.preserve_fds)
-    monitor = Monitor.start(container_id)  # its interpreter starts beside our checks
-    undo.callback(monitor.end)
     config = load_config(options.bundle / CONFIG_FILE)
     terminal.check_console(terminal=config.terminal, detach=options.detach, console_socket=options.console_socket)
     for warning in config.warnings:

@@ -1,4 +1,7 @@
-"""The monitor as a command sees it that makes a container: started for it, or that of others whose machine it joins."""
+"""The monitor as a command sees it that makes a container: started for it, or that of others whose machine it joins.
+
+A command imports this first, and the rest beside the monitor's own start: nothing heavy is imported here.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,21 @@ import os
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vruntime.container import Record
 from vruntime.control import TIMEOUT, Connection, MonitorSilent
 from vruntime.errors import SandboxError
 from vruntime.monitor import turn
-from vruntime.monitor.config import LOG, SandboxConfig
-from vruntime.network.namespace import Namespace
 from vruntime.remove import END_TIMEOUT
 from vruntime.spawn import Child, spawn
-from vruntime.store import Store
-from vruntime.vm import console
+from vruntime.store import Store, check_id
+
+if TYPE_CHECKING:
+    from vruntime.container import Record
+    from vruntime.monitor.config import SandboxConfig
+    from vruntime.network.namespace import Namespace
 
 # On top of the guest's own deadline: what the monitor needs to say what went wrong.
 _MARGIN = 15.0
@@ -36,14 +40,17 @@ class Monitor:
         self._launched = False
 
     @classmethod
-    def start(cls, name: str) -> Monitor:
-        """Starts it, without waiting for it."""
+    def start(cls, container_id: str, undo: ExitStack) -> Monitor:
+        """Starts it, without waiting for it; `undo` ends it. ContainerError for an id that no container can have."""
+        check_id(container_id)
         ours, theirs = socket.socketpair()
-        output = os.memfd_create(LOG, os.MFD_CLOEXEC)  # until it has a directory to log to
-        argv = [sys.executable, "-I", "-m", "vruntime.monitor", name]
+        output = os.memfd_create("monitor.log", os.MFD_CLOEXEC)  # until it has a directory to log to
+        argv = [sys.executable, "-I", "-m", "vruntime.monitor", container_id]
         with theirs:
             child = spawn("monitor", argv, fds={1: output, 2: output, 3: theirs.fileno()}, new_session=True)
-        return cls(child, Connection(ours), output)
+        monitor = cls(child, Connection(ours), output)
+        undo.callback(monitor.end)
+        return monitor
 
     @property
     def pid(self) -> int:
@@ -90,6 +97,9 @@ class Monitor:
         try:
             yield
         except MonitorSilent as error:
+            from vruntime.monitor.config import LOG  # noqa: PLC0415
+            from vruntime.vm import console  # noqa: PLC0415
+
             said = os.pread(self._output, 1 << 16, 0)
             with suppress(FileNotFoundError):
                 said += (self.sandbox.directory / LOG).read_bytes()
@@ -100,6 +110,8 @@ class SharedMonitor:
     """That of a sandbox in which others are already: it does not end as long as this connection to it is there."""
 
     def __init__(self, store: Store, neighbour: Record) -> None:
+        from vruntime.monitor.config import SandboxConfig  # noqa: PLC0415
+
         self.connection = Connection.to(store.sandbox(neighbour.sandbox))
         monitor = self.connection.monitor()
         if monitor is None or monitor != neighbour.monitor:

@@ -48,6 +48,13 @@ def command_line(pid: int) -> list[str]:
     return []
 
 
+def comm(pid: int) -> str:
+    """What the kernel calls it; empty when it has ended."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
 def monitor_of(container_id: str) -> int | None:
     for entry in Path("/proc").glob("[0-9]*"):
         arguments = command_line(int(entry.name))
@@ -150,8 +157,8 @@ def test_a_helper_is_killed_while_its_container_is_made(vruntime: Runtime, bundl
     command = vruntime.command("run", "--bundle", str(bundles.busybox("true")), container_id)
     with running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         eventually(lambda: helper(container_id, "virtiofsd's server"), DEADLINE)
-        shims = [pid for pid in children(process.pid) if Path(f"/proc/{pid}/comm").read_text() == "vruntime-shim\n"]
-        pid = eventually(lambda: helper(container_id, victim, shim=shims[0]))
+        (shim,) = eventually(lambda: [pid for pid in children(process.pid) if comm(pid) == "vruntime-shim"])
+        pid = eventually(lambda: helper(container_id, victim, shim=shim))
         os.kill(pid, signal.SIGKILL)
         output, error = process.communicate(timeout=10)
     assert (process.returncode, output) == (1, b"")

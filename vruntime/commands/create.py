@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from vruntime import launch
 from vruntime.commands import flags
 from vruntime.globals import Globals
+from vruntime.monitors import Monitor
 
 
 @click.command(context_settings=flags.CONTEXT, short_help="Create a container.")
@@ -29,8 +29,11 @@ def command(
 
     Its virtual machine is booted and its program is found, but not started before `start`.
     """
-    options = launch.Options(bundle, console_socket, pid_file, preserve_fds, detach=True)
     with ExitStack() as undo:
-        created = launch.create(globals_, globals_.logger, container_id, options, undo)
+        monitor = Monitor.start(container_id, undo)
+        from vruntime import launch  # noqa: PLC0415  heavy: the monitor starts meanwhile
+
+        options = launch.Options(bundle, console_socket, pid_file, preserve_fds, detach=True)
+        created = launch.create(globals_, globals_.logger, container_id, options, monitor, undo)
         created.caller.write_pid_file(pid_file)
         undo.pop_all()

@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from vruntime import launch, terminal
 from vruntime.commands import flags
 from vruntime.container import load
 from vruntime.errors import ContainerError, ContainerExists
 from vruntime.globals import Globals
-from vruntime.monitor.config import Overlay
+from vruntime.monitors import Monitor
 from vruntime.remove import force_remove
 from vruntime.start import start
 from vruntime.store import Store
+
+if TYPE_CHECKING:
+    from vruntime.monitor.config import Overlay
 
 
 @click.command(context_settings=flags.CONTEXT, short_help="Create and run a container.")
@@ -56,10 +58,15 @@ def command(
     with ExitStack() as undo:
         overlay = None
         if image is not None:
+            from vruntime import terminal  # noqa: PLC0415
+
             terminal.check_console(terminal=rest["tty"], detach=detach, console_socket=console_socket)
             bundle, overlay = _from_image(globals_, store, container_id, image, rest, undo)
+        monitor = Monitor.start(container_id, undo)
+        from vruntime import launch  # noqa: PLC0415  heavy: the monitor starts meanwhile
+
         options = launch.Options(bundle, console_socket, pid_file, preserve_fds, detach, overlay)
-        created = launch.create(globals_, log, container_id, options, undo)
+        created = launch.create(globals_, log, container_id, options, monitor, undo)
         main_pid = created.caller.shim.pid if detach else os.getpid()
         manager = start(store, created.record, created.connection, main_pid=main_pid)
         created.caller.write_pid_file(pid_file)

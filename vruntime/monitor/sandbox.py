@@ -204,6 +204,7 @@ class Sandbox:
         if lives and self._greeted.exception() is None and not await self._ask_agent():
             await self._ask_qemu()
         await self.agent.close()
+        self._unwatch(self._qemu)
         self._qemu.end()
         await self._outlives(self._virtiofsd, SHUTDOWN_TIMEOUT)  # it ends with its one client
         self._virtiofsd.end_session()
@@ -222,8 +223,12 @@ class Sandbox:
         await self._outlives(self._qemu, 1.0)
 
     @staticmethod
-    async def _outlives(helper: Child, timeout: float) -> bool:
-        asyncio.get_running_loop().remove_reader(helper.pidfd)  # the watch for a death out of turn
+    def _unwatch(helper: Child) -> None:
+        """Its death is not out of turn any more."""
+        asyncio.get_running_loop().remove_reader(helper.pidfd)
+
+    async def _outlives(self, helper: Child, timeout: float) -> bool:
+        self._unwatch(helper)
         try:
             await asyncio.wait_for(readable(helper.pidfd), timeout)
         except TimeoutError:

@@ -58,7 +58,7 @@ class Namespace:
         with namespaces.network(self.fd):
             if devices:
                 _check_free(path)
-            taps, self._taps = tap.create(devices)
+            taps, self._taps = tap.create(devices, as_long_as_namespace=path is None)
         self.network = Network(path, taps, pinned, name_server=path is None and filled_by_hooks)
 
     @classmethod
