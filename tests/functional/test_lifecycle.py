@@ -335,3 +335,11 @@ def test_wrong_usage_fails(any_runtime: Runtime, arguments: list[str]) -> None:
     result = any_runtime(*arguments, check=False)
     assert result.returncode == 1
     assert b"Traceback" not in result.stderr
+
+
+def test_the_monitor_has_nothing_to_say_of_a_life_without_mishap(vruntime: Runtime, bundles: Bundles) -> None:
+    container_id = vruntime.new_id()
+    vruntime("run", "--keep", "--bundle", str(bundles.busybox("true")), container_id)
+    record = json.loads((vruntime.root / "containers" / container_id / "state.json").read_text())
+    eventually(lambda: not lives(record["monitor"]["pid"]))
+    assert (vruntime.root / "sandboxes" / container_id / "monitor.log").read_text() == ""
