@@ -91,7 +91,7 @@ class Verbs(click.Group):
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help="Settings file in place of /etc/vruntime/config.toml.",
+    help="Settings file in place of /etc/vruntime/config.toml and its drop-ins.",
 )
 @click.option(
     "--allow-emulation/--no-allow-emulation",

@@ -77,7 +77,7 @@ def test_shell() -> None:
 
 
 def test_scripts_show_their_usage() -> None:
-    for script in ("setup", "test", "fuzz", "conformance", "bench", "config-fields", "engine-commands"):
+    for script in ("setup", "test", "fuzz", "conformance", "bench", "config-fields", "engine-commands", "settings-table"):
         check(str(REPOSITORY / "scripts" / script), "--help")
 
 

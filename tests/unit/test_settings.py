@@ -1,6 +1,8 @@
 """The administrator's settings: files, precedence, and every refusal by name."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,12 @@ def write(path: Path, text: str, mode: int = 0o644) -> Path:
     path.write_text(text)
     path.chmod(mode)
     return path
+
+
+def test_the_table_in_the_specification_is_current():
+    script = Path(__file__).parents[2] / "scripts/lib/settings_table.py"
+    check = subprocess.run([sys.executable, script, "--check"])
+    assert check.returncode == 0, "SPECIFICATION.md is behind: run scripts/settings-table"
 
 
 def test_defaults(etc):

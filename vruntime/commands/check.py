@@ -306,7 +306,7 @@ def _system_calls() -> Finding:
         Status.FAIL,
         f"missing: {', '.join(missing)}",
         "Processes and paths cannot be held safely.",
-        "Use Linux 5.6 or later, and allow them in the seccomp filter around this.",
+        "Use Linux 5.12 or later, and allow them in the seccomp filter around this.",
     )
 
 
