@@ -9,6 +9,10 @@ is one of these for each process of each container. The words are the command li
 shows them in place of its own: engines show their users what the host's ps(1) says of this pid.
 
 The link is a stream of lines. To the monitor: `ready`, `signal N`, `resize ROWS COLUMNS`. From it: `exit CODE`.
+
+Once it is ready, the container's files take the place of the host's in its mount namespace (see view.py). From then on
+it opens no file, so that none of the guest's is taken for one of Python's: no import, and no traceback, which would
+look for the source.
 """
 
 import os
@@ -45,7 +49,7 @@ def main() -> int:
             for number in os.read(signals, 256):
                 forward(link, number, terminal)
         if link in ready:
-            part = os.read(link, 256)
+            part = hear(link)
             received += part
             line, end, _ = received.partition(b"\n")
             if end:
@@ -87,7 +91,10 @@ def take_terminal(terminal: int) -> None:
 def forward(link: int, number: int, terminal: int | None) -> None:
     """Passes a signal on; a change of the window's size as what it means."""
     if number == signal.SIGWINCH and terminal is not None:
-        size = os.get_terminal_size(terminal)
+        try:
+            size = os.get_terminal_size(terminal)
+        except OSError:  # its other side is gone
+            return
         tell(link, f"resize {size.lines} {size.columns}")
     else:
         tell(link, f"signal {number}")
@@ -101,5 +108,17 @@ def tell(link: int, line: str) -> None:
         pass
 
 
+def hear(link: int) -> bytes:
+    """What has come; nothing when the monitor is gone, whatever it has left unread."""
+    try:
+        return os.read(link, 256)
+    except ConnectionResetError:
+        return b""
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    code = KILLED
+    try:
+        code = main()
+    finally:
+        os._exit(code)

@@ -19,18 +19,21 @@ _IN_ROOT = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
 
 def show(pid: int, config: OciConfig, binds: Iterable[Bind]) -> None:
     """Makes the container's root that of a process, which has a mount namespace of its own and opens no more files."""
-    with namespaces.mounts_of(pid):
-        mounts = share.detached(str(config.rootfs), binds)
-        try:
-            _arrange(config, binds, mounts)
-        except OSError as error:
-            raise HostError(f"cannot show the files of the container to the host's tools: {error}") from error
-        finally:
-            for mount in mounts.values():
-                os.close(mount)
+    try:
+        with namespaces.mounts_of(pid):
+            mounts = share.detached(str(config.rootfs), binds)
+            try:
+                _arrange(config, binds, mounts)
+            finally:
+                for mount in mounts.values():
+                    os.close(mount)
+    except OSError as error:
+        raise HostError(f"cannot show the files of the container to the host's tools: {error}") from error
 
 
 def _arrange(config: OciConfig, binds: Iterable[Bind], mounts: dict[str, int]) -> None:
+    for mount in mounts.values():  # nothing of it is for the host to execute
+        linux.mount_setattr(mount, attributes=share.HOST_ATTRIBUTES, recursive=True)
     root = mounts["rootfs"]
     linux.move_mount(root, str(config.rootfs))
     destinations = {mount.index: mount.destination for mount in config.mounts}

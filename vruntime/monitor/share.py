@@ -34,7 +34,7 @@ from vruntime.idmap import IdMapping
 from vruntime.monitor.config import GUEST_PATH, Bind, Overlay
 from vruntime.monitor.sources import Sources
 
-_HOST_ATTRIBUTES = linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NOEXEC
+HOST_ATTRIBUTES = linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NOEXEC
 _READ_ONLY = linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
 _IN_ROOT = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
 
@@ -172,7 +172,7 @@ class Share:
             mount_fd = os.dup(source_fd) if is_detached else linux.open_tree(source_fd, recursive=bind.recursive)
             try:
                 # Before it enters the tree: what has spread to virtiofsd's namespace keeps the attributes it had then.
-                linux.mount_setattr(mount_fd, attributes=_HOST_ATTRIBUTES, recursive=bind.recursive)
+                linux.mount_setattr(mount_fd, attributes=HOST_ATTRIBUTES, recursive=bind.recursive)
                 if bind.readonly:
                     linux.mount_setattr(mount_fd, attributes=linux.MOUNT_ATTR_RDONLY, recursive=bind.readonly_below)
                 if not bind.follows_host:
