@@ -54,9 +54,9 @@ def ethernet(kind: int, payload: bytes, source: str = MAC) -> bytes:
     return mac(BROADCAST) + mac(source) + kind.to_bytes(2, "big") + payload
 
 
-def arp(sender_mac: str, sender: str, *, source: str = MAC, operation: int = 1) -> bytes:
+def arp(sender_mac: str, sender: str, *, target: str = OTHER4, source: str = MAC, operation: int = 1) -> bytes:
     head = b"\0\1\x08\0\6\4" + operation.to_bytes(2, "big")
-    body = mac(sender_mac) + ip_address(sender).packed + bytes(6) + ip_address(OTHER4).packed
+    body = mac(sender_mac) + ip_address(sender).packed + bytes(6) + ip_address(target).packed
     return ethernet(ARP, head + body, source)
 
 
@@ -92,7 +92,7 @@ def fragment6(following: int, payload: bytes, offset: int = 0) -> bytes:
     [
         arp(MAC, OWN4),
         arp(MAC, OWN4, operation=2),
-        arp(MAC, "0.0.0.0"),
+        arp(MAC, "0.0.0.0", target=OWN4),
         ipv4(TCP, ports(80, 1024)),
         ipv4(TCP, ports(67, 1024)),
         ipv4(UDP, ports(53, 1024)),
@@ -130,6 +130,7 @@ def test_a_guest_may_speak_for_itself(frame: bytes) -> None:
         pytest.param(arp(MAC, OWN4, source=OTHER_MAC), id="another's frame"),
         pytest.param(arp(OTHER_MAC, OWN4), id="another's link-layer address in ARP"),
         pytest.param(arp(MAC, OTHER4, operation=2), id="another's address in ARP"),
+        pytest.param(arp(MAC, "0.0.0.0"), id="a probe for another's address"),
         pytest.param(ethernet(ARP, b"\0\1\x86\xdd\6\x10" + bytes(60)), id="ARP of another kind"),
         pytest.param(ethernet(IPV4, bytes([0x45])), id="a torn packet"),
         pytest.param(ethernet(VLAN, b"\0\1\x08\0" + bytes(64)), id="a VLAN"),
@@ -151,6 +152,7 @@ def test_a_guest_may_speak_for_itself(frame: bytes) -> None:
         pytest.param(ipv6(44, fragment6(60, hop_by_hop(ICMP6, icmp6(134)))), id="one in a fragment behind an option"),
         pytest.param(ipv6(ICMP6, icmp6(137)), id="an IPv6 redirect"),
         pytest.param(ipv6(ICMP6, icmp6(136, OTHER6)), id="an advertisement for another's address"),
+        pytest.param(ipv6(ICMP6, icmp6(135, OTHER6), source="::"), id="a probe for another's IPv6 address"),
         pytest.param(ipv6(ICMP6, icmp6(128), source="::"), id="an echo without an address"),
         pytest.param(ipv6(UDP, ports(547, 546)), id="a DHCPv6 server"),
         pytest.param(ipv6(44, fragment6(UDP, ports(547, 546))), id="a DHCPv6 server in a fragment"),

@@ -54,8 +54,9 @@ def _assign(ends: Sequence[Link], count: int, before: Mapping[int, int]) -> dict
 
 
 def _join(stack: Stack, network: Network, interface: Interface) -> None:
-    """Both ways. What is changed at run time loses the packets of a moment."""
+    """Both ways. What is changed at run time loses the packets of a moment, and lets none of the guest's pass by."""
     end, tap = interface.index, network.taps[interface.device].index
+    stack.set_link(tap, state="down")
     stack.renew_ingress(tap)
     stack.renew_ingress(end)
     if network.pinned:

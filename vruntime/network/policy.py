@@ -36,7 +36,7 @@ _REDIRECT4: Final = 5
 
 # Where things are in a frame: of the Ethernet header, of ARP, IPv4 (without options) and IPv6 behind it.
 _SOURCE_MAC, _TYPE = 6, 12
-_ARP_FORMAT, _ARP_MAC, _ARP_ADDRESS = 14, 22, 28
+_ARP_FORMAT, _ARP_MAC, _ARP_ADDRESS, _ARP_TARGET = 14, 22, 28, 38
 _IP4, _IP4_FRAGMENT, _IP4_PROTOCOL, _IP4_SOURCE, _IP4_PAYLOAD = 14, 20, 23, 26, 34
 _IP6_NEXT, _IP6_SOURCE, _IP6_PAYLOAD = 20, 22, 54
 
@@ -70,7 +70,10 @@ def _arp(program: Program, mac: bytes, addresses: Iterable[bytes]) -> None:
     program.unless_bytes(_ARP_FORMAT, b"\0\1\x08\0\6\4", "drop")  # Ethernet and IPv4
     program.unless_bytes(_ARP_MAC, mac, "drop")
     program.load(_ARP_ADDRESS, 4)
-    for address in (*addresses, bytes(4)):  # a probe for a duplicate has no address yet
+    program.unless_equal(0, "arp own")
+    program.load(_ARP_TARGET, 4)  # of a probe, whether the own address is free: who hears one for its own gives that up
+    program.label("arp own")
+    for address in addresses:
         program.if_equal(int.from_bytes(address, "big"), "accept")
     program.jump("drop")
 
@@ -144,14 +147,14 @@ def _ipv6(program: Program, addresses: list[bytes]) -> None:
 
 
 def _ipv6_unspecified(program: Program) -> None:
-    """Without an address a host asks whether one is free, and tells of the groups that it listens to."""
+    """Without an address a host asks whether its own is free, and tells of the groups that it listens to."""
     program.label("ipv6 unspecified")
     program.load(_IP6_NEXT, 1)
     program.if_equal(_HOP_BY_HOP, "ipv6 listeners")
     program.unless_equal(_ICMP6, "drop")
     program.load(_IP6_PAYLOAD, 1)
     program.unless_equal(_SOLICITATION, "drop")
-    program.jump("accept")
+    program.jump("ipv6 about own")
 
 
 def _ipv6_icmp(program: Program, addresses: Iterable[bytes]) -> None:
@@ -160,6 +163,7 @@ def _ipv6_icmp(program: Program, addresses: Iterable[bytes]) -> None:
     program.if_equal(_ADVERTISEMENT_OF_ROUTER, "drop")
     program.if_equal(_REDIRECT6, "drop")
     program.unless_equal(_ADVERTISEMENT, "accept")
+    program.label("ipv6 about own")
     for index, address in enumerate(addresses):
         other = f"ipv6 not about {index}"
         program.unless_bytes(_IP6_PAYLOAD + 8, address, other)

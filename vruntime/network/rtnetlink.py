@@ -209,7 +209,8 @@ def _address(message: nla) -> Address:
 
 def _route(message: nla, names: Mapping[int, str]) -> Route | None:
     table = message.get_attr("RTA_TABLE") or message["table"]
-    out = message.get_attr("RTA_OIF")
+    way = _first_way(message)
+    out = way.get_attr("RTA_OIF") if way is message else way["oif"]
     destination = message.get_attr("RTA_DST") or ""
     ipv6 = message["family"] == _IPV6
     if table == _TABLE_LOCAL or (out is not None and out not in names):
@@ -221,17 +222,23 @@ def _route(message: nla, names: Mapping[int, str]) -> Route | None:
         destination=destination,
         prefix_length=message["dst_len"],
         interface="" if out is None else names[out],
-        gateway=message.get_attr("RTA_GATEWAY") or "",
+        gateway=way.get_attr("RTA_GATEWAY") or "",
         source=message.get_attr("RTA_PREFSRC") or "",
         metric=message.get_attr("RTA_PRIORITY") or 0,
         table=table,
         protocol=message["proto"],
         scope=message["scope"],
         type=message["type"],
-        on_link=bool(message["flags"] & _ON_LINK),
+        on_link=bool(way["flags"] & _ON_LINK),
         ipv6=ipv6,
         mtu=(metrics and metrics.get_attr("RTAX_MTU")) or 0,
     )
+
+
+def _first_way(message: nla) -> nla:
+    """Of a route that has several; of any other, itself."""
+    ways = message.get_attr("RTA_MULTIPATH")
+    return ways[0] if ways else message
 
 
 def _neighbour(message: nla, names: Mapping[int, str]) -> Neighbour | None:
