@@ -39,6 +39,8 @@ KILLED = 128 + signal.SIGKILL
 # An exit is not held back longer than this for a reader that has stopped reading, in seconds.
 STALLED_READER = 10.0
 KILL_TIMEOUT = 5.0
+# More than a process can have written before its end that its reader does not have yet: pipes, windows, buffers. Bytes.
+MOST_IN_FLIGHT = 16 << 20
 
 _KINDS = {
     Kind.NULL: pb.Stdio.NULL,
@@ -91,7 +93,7 @@ class GuestProcess:
         self,
         sandbox: Sandbox,
         process: Process,
-        fds: Mapping[str, int],
+        fds: dict[str, int],
         *,
         terminal: bool,
         on_oom: Callable[[], Awaitable[None]],
@@ -100,6 +102,7 @@ class GuestProcess:
         self.exit_code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._sandbox = sandbox
         self._fds = dict(fds)
+        fds.clear()  # they are ours
         self._terminal = terminal
         self._on_oom = on_oom
         self._shim = Shim(socket.socket(fileno=self._fds.pop("shim")))
@@ -200,13 +203,16 @@ class GuestProcess:
     async def _drain(self) -> None:
         """Waits until all that the process wrote has reached its reader, or a reader no longer reads."""
         waiting = [asyncio.create_task(output.caught_up.wait()) for output in self._outputs]
-        written = -1
-        while waiting and written != (written := sum(output.written for output in self._outputs)):
+        before, written = self._written(), -1
+        while waiting and written != (written := self._written()) and written - before <= MOST_IN_FLIGHT:
             _, pending = await asyncio.wait(waiting, timeout=STALLED_READER)
             if not pending:
                 return
         for task in waiting:
             task.cancel()
+
+    def _written(self) -> int:
+        return sum(output.written for output in self._outputs)
 
     async def _obey_shim(self) -> None:
         while (words := await self._shim.words()) is not None:
@@ -298,7 +304,7 @@ class Container:
         """Changes the record on disk."""
         self.record = self.record.update(self._store, **changes)
 
-    def _process(self, process_id: str, fds: Mapping[str, int], *, terminal: bool) -> GuestProcess:
+    def _process(self, process_id: str, fds: dict[str, int], *, terminal: bool) -> GuestProcess:
         process = Process(self.id, process_id)
         return GuestProcess(self._sandbox, process, fds, terminal=terminal, on_oom=self._show_oom)
 
@@ -309,14 +315,14 @@ class Container:
     async def create(
         self,
         config: bytes,
-        fds: Mapping[str, int],
+        fds: dict[str, int],
         *,
         terminal: bool,
         hook_state: bytes,
         network: ContainerNetwork | None,
         joined: Mapping[str, str],
     ) -> None:
-        """Makes the container in the guest, with its init waiting for start.
+        """Makes the container in the guest, with its init waiting for start; takes the descriptors over.
 
         `network` is one that it brings; `joined` are the namespaces that it shares, as in Agent.create.
         """
@@ -366,9 +372,12 @@ class Container:
             raise
 
     async def exec(
-        self, oci_process: bytes, fds: Mapping[str, int], *, terminal: bool, wait_for_resume: bool, shim: Identity
+        self, oci_process: bytes, fds: dict[str, int], *, terminal: bool, wait_for_resume: bool, shim: Identity
     ) -> None:
-        """Adds a process, which then lives by itself; to a paused container once it goes on, if that is wanted."""
+        """Adds a process, which then lives by itself; to a paused container once it goes on, if that is wanted.
+
+        Takes the descriptors over.
+        """
         guest = self._process(f"exec-{self._next}", fds, terminal=terminal)
         process = guest.process
         self._next += 1
@@ -468,10 +477,8 @@ class Container:
         init = self._processes[INIT]
         code = await init.exit_code
         self._goes_on.set()
-        for guest in list(self._processes.values()):
-            if guest is not init:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(asyncio.shield(guest.exit_code), KILL_TIMEOUT)
+        if others := [guest.exit_code for guest in self._processes.values() if guest is not init]:
+            await asyncio.wait(others, timeout=KILL_TIMEOUT)
         await self._shims.taken()
         try:
             self.note(status=Status.STOPPED, exit_code=code, error=self._sandbox.obituary())

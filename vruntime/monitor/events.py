@@ -14,6 +14,9 @@ from vruntime.monitor.notify import SAYS_READY, ServiceManager
 # Who follows reads at once; a guest that makes more than these meanwhile gains nothing by it.
 KEPT = 256
 
+# The longest notification that the agent passes on, in bytes.
+LONGEST = 4096
+
 OOM = "oom"
 READY = "ready"
 
@@ -70,6 +73,8 @@ class EventLog:
         self._manager = manager
 
     async def _notified(self, datagram: bytes) -> None:
+        if len(datagram) > LONGEST:
+            return  # of no agent of ours, and costly to look at
         if self._manager is not None:
             await self._manager.tell(datagram)
         if SAYS_READY in datagram.split(b"\n"):

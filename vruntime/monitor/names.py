@@ -48,7 +48,7 @@ class Names:
         """The server's answer; empty when none is to be had."""
         if query.name_server not in self._servers():
             return b""
-        with suppress(OSError, EOFError, TimeoutError):
+        with suppress(OSError, EOFError, TimeoutError):  # the guest's resolver asks again, or tells of it
             async with asyncio.timeout(TIMEOUT):
                 return await (self._ask_tcp(query) if query.tcp else self._ask_udp(query))
         return b""

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -15,18 +15,19 @@ from vruntime.agent.proto import agent_pb2 as pb
 from vruntime.errors import HostError, SandboxError, VruntimeError, from_wire
 from vruntime.monitor import messages
 from vruntime.monitor.names import Names
+from vruntime.monitor.readiness import readable
+from vruntime.monitor.resolv_conf import ResolvConf
 from vruntime.monitor.sandbox import Sandbox
 from vruntime.network import events, traces
 from vruntime.network.description import Description
 from vruntime.network.namespace import Network
-from vruntime.spawn import spawn
+from vruntime.spawn import Child, spawn
 
 # An engine changes several things at once: what follows within this time is carried over together, in seconds.
 LULL = 0.05
 SYNC_TIMEOUT = 30.0
-MOST_NAME_SERVERS = 3
-# What is read of a resolv.conf, in bytes.
-_LIMIT = 1 << 16
+# How long the end of a helper that has been killed is waited for, in seconds.
+END_TIMEOUT = 5.0
 
 
 class ContainerNetwork:
@@ -45,7 +46,7 @@ class ContainerNetwork:
         resolv_conf: str | None,
     ) -> None:
         self._sandbox = sandbox
-        self._users = {container_id: resolv_conf}  # the first of them speaks for all
+        self._users = {container_id: ResolvConf(resolv_conf)}  # the first of them speaks for all
         self._network = Network.from_wire(request["network"])
         self._description = Description.from_wire(request["description"])
         self._namespace = sandbox.namespace
@@ -73,12 +74,12 @@ class ContainerNetwork:
 
     def share(self, container_id: str, *, resolv_conf: str | None) -> None:
         """One more container has it."""
-        self._users[container_id] = resolv_conf
+        self._users[container_id] = ResolvConf(resolv_conf)
 
     def leave(self, container_id: str) -> None:
         """One that has it has ended."""
         spoke = container_id == self._speaker
-        del self._users[container_id]
+        self._users.pop(container_id).close()
         if not self._users:
             self._close()
         elif spoke and self._names is not None:
@@ -107,7 +108,7 @@ class ContainerNetwork:
             print(error, file=sys.stderr, flush=True)
 
     def _heard(self) -> None:
-        if self._change is None and self._is_changed():
+        if self._is_changed() and self._change is None:
             self._change = asyncio.get_running_loop().call_later(LULL, self._follow)
 
     def _is_changed(self) -> bool:
@@ -128,7 +129,10 @@ class ContainerNetwork:
         if self._change is not None:
             self._change.cancel()
             self._change = None
-        self._description = await asyncio.wait_for(self._join(), SYNC_TIMEOUT)
+        try:
+            self._description = await asyncio.wait_for(self._join(), SYNC_TIMEOUT)
+        except TimeoutError as error:
+            raise SandboxError(f"the network namespace could not be read within {SYNC_TIMEOUT:.0f} s") from error
         wanted = self.wanted()
         if wanted != self._told:
             call = self._sandbox.agent.configure_network(self._speaker, wanted)
@@ -155,29 +159,19 @@ class ContainerNetwork:
             except (OSError, EOFError) as error:
                 raise SandboxError("the network's helper ended without an answer") from error
             finally:
-                helper.end()
-                os.close(helper.pidfd)
+                await _end(helper)
         if "error" in reply:
             raise from_wire(reply["error"])
         return Description.from_wire(reply["ok"])
 
     def _name_servers(self) -> list[str]:
-        """Those that only the namespace on the host can reach: on its loopback interface."""
-        resolv_conf = self._users[self._speaker]
-        if not self._network.name_server or resolv_conf is None:
-            return []
-        try:
-            with open(resolv_conf, encoding="utf-8", errors="replace") as file:
-                content = file.read(_LIMIT)
-        except OSError:
-            return []
-        return list(_loopback_servers(content))[:MOST_NAME_SERVERS]
+        return self._users[self._speaker].loopback_servers() if self._network.name_server else []
 
 
-def _loopback_servers(resolv_conf: str) -> Iterator[str]:
-    for line in resolv_conf.splitlines():
-        words = line.split()
-        if len(words) > 1 and words[0] == "nameserver" and words[1].startswith("127."):
-            with suppress(OSError):
-                socket.inet_pton(socket.AF_INET, words[1])
-                yield words[1]
+async def _end(helper: Child) -> None:
+    """Kills and reaps it; not one that the kernel does not let go of in time."""
+    helper.kill()
+    with suppress(TimeoutError):
+        await asyncio.wait_for(readable(helper.pidfd), END_TIMEOUT)
+    helper.wait(0)
+    os.close(helper.pidfd)

@@ -76,6 +76,7 @@ class ServiceManager:
         self._ready = False
         self._second = 0
         self._passed_on = 0
+        self._has_failed = False
 
     async def tell(self, datagram: bytes) -> None:
         """Passes on what the container says, as far as it may; what a manager does not read at once is dropped.
@@ -112,5 +113,7 @@ class ServiceManager:
                 failure = error
             else:
                 return True
-        print(f"cannot notify the service manager: {failure.strerror}", file=sys.stderr)
+        if not self._has_failed:  # or the guest would fill our log
+            self._has_failed = True
+            print(f"cannot notify the service manager: {failure.strerror}", file=sys.stderr)
         return True

@@ -137,8 +137,11 @@ class Service:
         return None
 
     async def _answer(self, request: Request, fds: list[int]) -> dict[str, Any]:
-        named = dict(zip(request.get("names", ()), fds, strict=True))
+        names = request.get("names", ())
+        named = dict(zip(names, fds, strict=False))
         try:
+            if len(names) != len(fds):
+                raise SandboxError(f"{len(names)} descriptors were sent to the monitor, and {len(fds)} have come")
             operation = self._operations.get(request["op"])
             if operation is None:
                 raise SandboxError(f"the monitor knows no request {request['op']!r}")
@@ -148,6 +151,9 @@ class Service:
         except Exception as error:  # a defect of ours, which whoever asked must hear of, too
             traceback.print_exc()
             return {"error": to_wire(SandboxError(f"{request['op']}: unexpected {type(error).__name__}: {error}"))}
+        finally:
+            for fd in (*named.values(), *fds[len(names) :]):  # what nobody has taken over
+                os.close(fd)
 
     @contextmanager
     def _occupied(self) -> Iterator[None]:
@@ -195,7 +201,7 @@ class Service:
 
     async def _make(self, container: Container, request: Request, fds: Fds) -> None:
         record = container.record
-        brought = {name: fds.pop(f"mount:{name}") for name in request["brought"]}
+        brought = {name: fds[f"mount:{name}"] for name in request["brought"]}
         if "overlay" in request:
             self._sandbox.share.mount_overlay(record.rootfs, Overlay.from_wire(request["overlay"]))
         added = self._sandbox.share.add(
@@ -206,8 +212,8 @@ class Service:
             destinations=[(path, is_dir) for path, is_dir in request["destinations"]],
             brought=brought,
         )
-        for mount in brought.values():
-            os.close(mount)
+        for name in brought:
+            os.close(fds.pop(f"mount:{name}"))
         if "notify" in fds:
             container.events.forward(ServiceManager(socket.socket(fileno=fds.pop("notify"))))
         config = _as_shared(request["config"], added)
@@ -243,7 +249,7 @@ class Service:
     async def _start(self, request: Request, fds: Fds) -> Mapping[str, Any]:
         container = self._container(request)
         if "notify" in fds:
-            sock = socket.socket(fileno=fds["notify"])
+            sock = socket.socket(fileno=fds.pop("notify"))
             container.events.forward(ServiceManager(sock, request["starter"], request["main_pid"]))
         await container.start(hooks_time=request.get("hooks_time", 0))
         return {}
