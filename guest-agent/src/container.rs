@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use oci_spec::runtime::{LinuxNamespaceType, Process as OciProcess, Spec};
+use tokio::sync::Notify;
 
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
@@ -45,6 +46,8 @@ pub struct Containers {
     reaper: Arc<Reaper>,
     cgroup_root: PathBuf,
     table: Mutex<HashMap<String, Entry>>,
+    /// Something that was being made has come to be, or has not.
+    made: Notify,
 }
 
 /// What the table knows of an id.
@@ -94,6 +97,7 @@ impl Containers {
             reaper,
             cgroup_root,
             table: Mutex::default(),
+            made: Notify::new(),
         }
     }
 
@@ -101,18 +105,23 @@ impl Containers {
     pub async fn create(&self, id: String, wish: Wish) -> Result<Arc<Container>> {
         check_id("container", &id)?;
         self.reserve(&id)?;
-        let result = self.make(&id, wish).await;
-        let mut table = self.table();
-        match result {
-            Ok(container) => {
-                let container = Arc::new(container);
-                table.insert(id, Entry::Present(container.clone()));
-                Ok(container)
+        let result = self.make(&id, wish).await.map(Arc::new);
+        match &result {
+            Ok(container) => self.table().insert(id, Entry::Present(container.clone())),
+            Err(_) => self.table().remove(&id),
+        };
+        self.made.notify_waiters();
+        result
+    }
+
+    /// Waits until a container that is being made has come to be, or has not.
+    async fn settled(&self, id: &str) {
+        loop {
+            let made = self.made.notified(); // before the look: so none is missed
+            if !matches!(self.table().get(id), Some(Entry::Creating)) {
+                return;
             }
-            Err(error) => {
-                table.remove(&id);
-                Err(error)
-            }
+            made.await;
         }
     }
 
@@ -214,8 +223,10 @@ impl Containers {
         Ok(network)
     }
 
-    /// Kills what is left of a container, and forgets it.
+    /// Kills what is left of a container, and forgets it. One that is being made is deleted once it is there: whoever
+    /// has asked for it may have gone away.
     pub async fn delete(&self, id: &str) -> Result<()> {
+        self.settled(id).await;
         let container = self.begin_delete(id)?;
         let result = container.cgroup.destroy().await;
         if result.is_ok() {
