@@ -294,6 +294,8 @@ def test_arguments_of_an_entry_stay():
     assert json.loads(engines.find("docker").add(text, OURS)) == {
         "runtimes": {"vruntime": {"path": PATH, "runtimeArgs": ["--debug"]}}
     }
+    with pytest.raises(EngineError, match=r"runtimes\.vruntime has more than set-up puts there: runtimeArgs"):
+        engines.find("docker").remove(text, "vruntime")
 
 
 def test_a_hand_written_entry_that_says_the_same_stays():

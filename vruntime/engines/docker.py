@@ -45,7 +45,14 @@ def _remove(text: str | None, name: str) -> str | None:
     if json_text.parse(text).get("default-runtime") == name:
         text = json_text.remove(text, ("default-runtime",))
     entry = ("runtimes", name)
-    return text if text is None or _at(json_text.parse(text), entry) is None else json_text.remove(text, entry)
+    there = None if text is None else _at(json_text.parse(text), entry)
+    if text is None or there is None:
+        return text
+    if others := [key for key in there if key != "path"] if isinstance(there, dict) else []:
+        raise EngineError(
+            f"runtimes.{name} has more than set-up puts there: {', '.join(others)}", hint="take it out by hand"
+        )
+    return json_text.remove(text, entry)
 
 
 def _at(document: Any, path: Sequence[str]) -> Any:
