@@ -207,13 +207,17 @@ def _mounts_to_bring(order: _Order, caller: streams.Caller, *, wanted: bool) -> 
         yield {}
         return
     binds = _binds(order.config)
-    if len(binds) + 1 + len(caller.fds) > MAX_FDS:
+    others = len(caller.fds) + 2  # the root filesystem's, and the listener of the network
+    if len(binds) + others > MAX_FDS:
         raise ContainerError(
             f"mounts: {len(binds)} bind mounts are more than can be brought where others are, or hooks change them",
-            hint=f"at most {MAX_FDS - 1 - len(caller.fds)} can",
+            hint=f"at most {MAX_FDS - others} can",
         )
-    with namespaces.mounts_of(caller.shim.pid):
-        mounts = share.detached(str(order.config.rootfs), binds)
+    try:
+        with namespaces.mounts_of(caller.shim.pid):
+            mounts = share.detached(str(order.config.rootfs), binds)
+    except OSError as error:
+        raise HostError(f"cannot enter the mount namespace of the container's shim: {error.strerror}") from error
     try:
         yield mounts
     finally:

@@ -77,7 +77,8 @@ def test_shell() -> None:
 
 
 def test_scripts_show_their_usage() -> None:
-    for script in ("setup", "test", "fuzz", "conformance", "bench", "config-fields", "engine-commands", "settings-table"):
+    tables = ("config-fields", "engine-commands", "settings-table")
+    for script in ("setup", "test", "fuzz", "conformance", "bench", *tables):
         check(str(REPOSITORY / "scripts" / script), "--help")
 
 

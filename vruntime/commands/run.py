@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from vruntime.commands import flags
 from vruntime.container import load
-from vruntime.errors import ContainerError, ContainerExists
+from vruntime.errors import ContainerError, ContainerExists, NoSuchContainer
 from vruntime.globals import Globals
 from vruntime.monitors import Monitor
 from vruntime.remove import force_remove
@@ -76,9 +76,9 @@ def command(
             manager.wait_until_ready(created.connection, container_id, log)
         return 0
     code = created.caller.wait()
-    record = load(store, container_id)
-    if record.error is not None:
-        log.error(f"vruntime run failed: {record.error}")
+    with suppress(NoSuchContainer):  # another command has deleted it
+        if error := load(store, container_id).error:
+            log.error(f"vruntime run failed: {error}")
     if not keep:
         force_remove(store, container_id, log)
     return code

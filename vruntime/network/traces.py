@@ -27,8 +27,12 @@ _INGRESS_HANDLE, _INGRESS_PARENT = 0xFFFF0000, 0xFFFFFFF1
 
 
 def save(sandbox: Path, path: str) -> None:
-    """Keeps in which namespace there will be something to remove; `sandbox` is the sandbox's directory."""
-    replace_file(sandbox / FILE, json.dumps({"namespace": path, "inode": os.stat(path).st_ino}))
+    """Keeps in which namespace there will be something to remove; `sandbox` is the sandbox's directory. HostError."""
+    try:
+        inode = os.stat(path).st_ino
+    except OSError as error:
+        raise HostError(f"network namespace {path}: {error.strerror}") from error
+    replace_file(sandbox / FILE, json.dumps({"namespace": path, "inode": inode}))
 
 
 def remove(sandbox: Path) -> None:
