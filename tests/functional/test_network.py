@@ -106,6 +106,20 @@ def test_the_guest_has_what_the_namespace_has(
             assert pings(any_runtime, container_id, address.format(number))
 
 
+def test_of_a_route_with_several_ways_the_first_is_taken(
+    vruntime: Runtime, bundles: Bundles, outside: Namespace, inside: Namespace
+) -> None:
+    for number, name in enumerate(("eth0", "lan")):
+        connect(outside, inside.name, number, name=name)
+    for family, gateway in (("-4", OUTSIDE4), ("-6", OUTSIDE6)):
+        ways = [f"nexthop via {gateway.format(number)} dev {name}" for number, name in enumerate(("eth0", "lan"))]
+        inside.ip(family, "route", "add", "default", *" ".join(ways).split())
+    container_id = vruntime.start(bundles.busybox("sleep", "1000", edit=in_namespace(inside.path)))
+    assert f"default via {OUTSIDE4.format(0)} dev eth0" in routes(output(vruntime, container_id, "ip", "route"))
+    six = routes(output(vruntime, container_id, "ip", "-6", "route"))
+    assert "default via fd77::1 dev eth0 metric 1024" in six
+
+
 def test_a_service_is_reached_from_outside_and_reaches_out(
     vruntime: Runtime, bundles: Bundles, outside: Namespace, inside: Namespace
 ) -> None:

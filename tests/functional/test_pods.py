@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from typing import Any
 import pytest
 from messages import message
 from runtimes import Bundles, Edit, Runtime
-from waiting import becomes, eventually
+from waiting import becomes, eventually, settled
 
 from vruntime.spawn import Identity
+
+# A create that nobody waits for any more runs to its end in the guest, and is taken back then.
+BREAKING_OFF = 30.0
 
 FILES = {"network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
 POD = ("network", "ipc", "uts")
@@ -245,6 +249,42 @@ def test_a_container_that_fails_leaves_the_others_alone(our_pod: Pod) -> None:
     assert 'exec: "/nonexistent"' in message(result)
     other = our_pod.start("sleep", "1000")
     assert our_pod.ask(other, "hostname") == our_pod.ask(our_pod.infra, "hostname")
+
+
+def below_a_file(config: dict[str, Any]) -> None:
+    """A mount point that the monitor cannot make, which does so where the root is read-only."""
+    config["root"]["readonly"] = True
+    config["mounts"].append({"destination": "/bin/busybox/below", "type": "tmpfs", "source": "tmpfs", "options": []})
+
+
+def test_containers_that_fail_leave_no_descriptor(our_pod: Pod) -> None:
+    bundle = our_pod.bundle("true", edit=below_a_file)
+    record = json.loads((our_pod.runtime.root / "containers" / our_pod.infra / "state.json").read_text())
+    opened = Path(f"/proc/{record['monitor']['pid']}/fd")
+
+    def fail() -> None:
+        result = our_pod.runtime("run", "--bundle", str(bundle), our_pod.runtime.new_id(), check=False)
+        assert "cannot make mount point" in message(result)
+
+    fail()  # which imports what it needs
+    before = settled(lambda: len(list(opened.iterdir())), BREAKING_OFF)
+    for _ in range(5):
+        fail()
+    becomes(lambda: len(list(opened.iterdir())), before)
+
+
+def test_a_create_that_is_broken_off_leaves_nothing_in_the_pod(our_pod: Pod) -> None:
+    container_id = our_pod.runtime.new_id()
+    bundle = our_pod.bundle("true")
+    for delay in (0.1, 0.15, 0.2, 0.25, 0.3, 0.4):
+        create = our_pod.runtime.command("create", "--bundle", str(bundle), container_id)
+        with subprocess.Popen(create, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            time.sleep(delay)
+            process.kill()
+        our_pod.runtime("delete", "--force", container_id)
+    # Its name is free in the guest, too, as soon as what was begun there has been taken back.
+    run = ("run", "--bundle", str(bundle), container_id)
+    becomes(lambda: our_pod.runtime(*run, check=False).stderr, b"", BREAKING_OFF)
 
 
 def test_exit_codes_and_output(our_pod: Pod) -> None:
