@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vruntime import descriptors, joining, namespaces, plan, streams, terminal, view
+from vruntime import joining, namespaces, plan, streams, terminal, view
 from vruntime.cgroups.group import Group
 from vruntime.container import CONFIG_FILE, Record, now
 from vruntime.control import MAX_FDS, Connection
@@ -40,7 +40,8 @@ class Options:
     bundle: Path
     console_socket: Path | None
     pid_file: Path | None
-    preserve_fds: int
+    preserved: dict[str, int]
+    """The caller's descriptors beyond the standard streams, by their names: found before anything else was opened."""
     detach: bool
     overlay: Overlay | None = None
     """Of a bundle made from an image, which is removed with the container."""
@@ -80,12 +81,11 @@ def create(
     """
     began = time.monotonic()
     _refuse_socket_activation()
-    given = descriptors.preserved(options.preserve_fds)
     config = load_config(options.bundle / CONFIG_FILE)
     terminal.check_console(terminal=config.terminal, detach=options.detach, console_socket=options.console_socket)
     for warning in config.warnings:
         log.warning(warning)
-    given |= _notify_socket(config)
+    given = options.preserved | _notify_socket(config)
     order = _Order(globals_, log, container_id, options, given, config, Store(globals_.root), undo)
     joined = joining.find(order.store, config)
     if joined is None:

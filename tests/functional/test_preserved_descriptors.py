@@ -148,3 +148,11 @@ def test_what_is_not_open_is_refused(vruntime: Runtime, bundles: Bundles) -> Non
     result = vruntime("run", "--preserve-fds", "2", "--bundle", str(bundle), vruntime.new_id(), check=False)
     assert result.returncode == 1
     assert b"unable to stat preserved-fd 0 (of 2): it is not open (descriptor 3)" in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["run", "create"])
+def test_what_we_open_ourselves_is_not_taken_for_the_callers(vruntime: Runtime, bundles: Bundles, verb: str) -> None:
+    bundle = bundles.busybox("true")
+    for count in (1, 3, 9):
+        result = vruntime(verb, "--preserve-fds", str(count), "--bundle", str(bundle), vruntime.new_id(), check=False)
+        assert b"unable to stat preserved-fd 0 (of %d): it is not open (descriptor 3)" % count in result.stderr

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from vruntime import descriptors
 from vruntime.commands import flags
 from vruntime.globals import Globals
 from vruntime.monitors import Monitor
@@ -29,11 +30,12 @@ def command(
 
     Its virtual machine is booted and its program is found, but not started before `start`.
     """
+    preserved = descriptors.preserved(preserve_fds)
     with ExitStack() as undo:
         monitor = Monitor.start(container_id, undo)
         from vruntime import launch  # noqa: PLC0415  heavy: the monitor starts meanwhile
 
-        options = launch.Options(bundle, console_socket, pid_file, preserve_fds, detach=True)
+        options = launch.Options(bundle, console_socket, pid_file, preserved, detach=True)
         created = launch.create(globals_, globals_.logger, container_id, options, monitor, undo)
         created.caller.write_pid_file(pid_file)
         undo.pop_all()

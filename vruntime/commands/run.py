@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from vruntime import descriptors
 from vruntime.commands import flags
 from vruntime.container import load
 from vruntime.errors import ContainerError, ContainerExists, NoSuchContainer
@@ -51,6 +52,7 @@ def command(
     An image is oci:DIR[:TAG], docker-archive:FILE[:REF], dir:DIR or a directory that is a root filesystem. It is
     unpacked once and kept (see `vruntime image`). COMMAND stands in place of the image's own.
     """
+    preserved = descriptors.preserved(preserve_fds)
     globals_: Globals = context.obj
     log = globals_.logger
     store = Store(globals_.root)
@@ -65,7 +67,7 @@ def command(
         monitor = Monitor.start(container_id, undo)
         from vruntime import launch  # noqa: PLC0415  heavy: the monitor starts meanwhile
 
-        options = launch.Options(bundle, console_socket, pid_file, preserve_fds, detach, overlay)
+        options = launch.Options(bundle, console_socket, pid_file, preserved, detach, overlay)
         created = launch.create(globals_, log, container_id, options, monitor, undo)
         main_pid = created.caller.shim.pid if detach else os.getpid()
         manager = start(store, created.record, created.connection, main_pid=main_pid)
