@@ -51,9 +51,8 @@ class Guest:
     networks: rpc.NetworksStub
 
     def create(self, name: str, network: pb.Network | None = None, **linux: Any) -> None:
-        """A container that waits for its start; `linux` is added to that part of its configuration."""
-        request = pb.CreateRequest(container_id=name, oci_config=_config(linux), network=network)
-        answer = self.containers.Create(request, timeout=DEADLINE)
+        """A container that waits for its start."""
+        answer = self.containers.Create(container(name, network, **linux), timeout=DEADLINE)
         assert not answer.HasField("error"), answer.error.message
 
     def run(self, name: str, network: pb.Network | None = None, **linux: Any) -> None:
@@ -93,6 +92,11 @@ class Guest:
         """What iproute2 lists in a container."""
         listed = self.inside(name, f"ip -json {arguments}")
         return [one for one in json.loads(listed or "[]") if one]
+
+
+def container(name: str, network: pb.Network | None = None, **linux: Any) -> pb.CreateRequest:
+    """The request for a container; `linux` is added to that part of its configuration."""
+    return pb.CreateRequest(container_id=name, oci_config=_config(linux), network=network)
 
 
 @contextmanager
